@@ -1,0 +1,1 @@
+"""Music artist identification: from the audio of a song, say which artist it is."""

@@ -1,0 +1,62 @@
+"""Arrays on disk, keyed by the content of the file they come from and by the settings.
+
+An entry is one safetensors file: named arrays and a few strings. Two files of one name never
+share an entry; two copies of one file do. Entries are never changed, so the folder may be shared
+between runs and machines, and deleted at any time.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from artistid.files import replacing
+
+
+@dataclass(frozen=True)
+class Entry:
+    arrays: Mapping[str, NDArray[Any]]
+    notes: Mapping[str, str]
+
+
+def content_digest(path: Path) -> str:
+    """BLAKE2b of the file's bytes, 40 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Entries under `folder`."""
+
+    folder: Path
+
+    def path(self, content: str, settings: str) -> Path:
+        """Where the entry of two digests is kept."""
+        return self.folder / content[:2] / f"{content}-{settings}.safetensors"
+
+    def load(self, path: Path) -> Entry | None:
+        """The entry at `path`, None where there is none or it is damaged (it is made again)."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return Entry(arrays, file.metadata() or {})
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def save(self, path: Path, entry: Entry) -> None:
+        arrays = {name: np.ascontiguousarray(array) for name, array in entry.arrays.items()}
+        with replacing(path) as temporary:
+            save_file(arrays, temporary, metadata=dict(entry.notes))

@@ -1,0 +1,101 @@
+"""Every track through one computation: in parallel, cached, the unusable files named at the end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from artistid import audio, parallel
+from artistid.audio import AudioError
+from artistid.cache import Cache, Entry, content_digest, settings_digest
+from artistid.dataset import Track
+
+
+class UnusableFilesError(ValueError):
+    """Files that could not be used, each on a line of the message."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A computation and all that its result depends on besides the audio."""
+
+    name: str
+    version: int
+    settings: Any  # a frozen dataclass with a `sample_rate` in Hz
+    compute: Callable[[NDArray[Any], Any], Mapping[str, NDArray[Any]]]  # (samples,), settings
+
+    @property
+    def digest(self) -> str:
+        identity = {"recipe": self.name, "version": self.version, **asdict(self.settings)}
+        return settings_digest(identity)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    entries: Mapping[Track, Path]  # where each usable track's arrays are cached
+    notes: Mapping[Track, str]  # what to know about a track that was used
+    refused: Mapping[Track, str]  # why a track was not
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    entry: Path | None = None
+    note: str = ""
+    refusal: str = ""
+
+
+def extract(tracks: Sequence[Track], recipe: Recipe, cache: Cache, jobs: int) -> Extraction:
+    """Make what is not cached yet, one file a job, and say where everything is.
+
+    Memory does not grow with the number of tracks: results go to the cache, not through here.
+    """
+    work = partial(_extract_one, recipe=recipe, cache=cache)
+    paths = [track.path for track in tracks]
+    outcomes = parallel.run(work, paths, jobs=jobs, label=recipe.name, unit="song")
+    entries, notes, refused = {}, {}, {}
+    for track, outcome in zip(tracks, outcomes, strict=True):
+        if outcome.entry is None:
+            refused[track] = outcome.refusal
+            continue
+        entries[track] = outcome.entry
+        if outcome.note:
+            notes[track] = outcome.note
+    return Extraction(entries, notes, refused)
+
+
+def require_all(extraction: Extraction) -> None:
+    """Raise UnusableFilesError with every refused file and the remedy."""
+    if extraction.refused:
+        lines = [f"{track.path}: {why}" for track, why in extraction.refused.items()]
+        raise UnusableFilesError(
+            f"{len(lines)} of {len(lines) + len(extraction.entries)} files can't be used; "
+            "mend them, or leave them out with --skip-bad (the rest is cached, nothing is lost)\n"
+            + "\n".join(lines)
+        )
+
+
+def _extract_one(path: Path, recipe: Recipe, cache: Cache) -> _Outcome:
+    try:
+        entry_path = cache.path(_content(path), recipe.digest)
+        entry = cache.load(entry_path)
+        if entry is None:
+            entry = _compute(path, recipe)
+            cache.save(entry_path, entry)
+    except AudioError as error:
+        return _Outcome(refusal=str(error))
+    return _Outcome(entry_path, entry.notes.get("note", ""))
+
+
+def _content(path: Path) -> str:
+    try:
+        return content_digest(path)
+    except OSError as error:
+        raise AudioError(f"can't be read: {error.strerror}") from error
+
+
+def _compute(path: Path, recipe: Recipe) -> Entry:
+    sound = audio.load(path, recipe.settings.sample_rate)
+    return Entry(recipe.compute(sound.samples, recipe.settings), {"note": sound.note})

@@ -1,0 +1,35 @@
+"""The one place that chooses where work runs: here, local processes by joblib."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from joblib import Parallel, delayed, parallel_config
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    label: str,
+    unit: str,
+) -> Iterator[Result]:
+    """`function` of each of `items`, in their order, as they come, with a progress bar.
+
+    `jobs` processes, -1 for one a core; numeric libraries get one thread each, so that results
+    do not depend on how many there are.
+    """
+    calls = (delayed(_single_threaded)(function, item) for item in items)
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        results = Parallel(n_jobs=jobs, return_as="generator")(calls)
+        yield from tqdm(results, total=len(items), desc=label, unit=unit, disable=None)
+
+
+def _single_threaded(function: Callable[[Item], Result], item: Item) -> Result:
+    with threadpool_limits(1):
+        return function(item)
