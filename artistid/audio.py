@@ -61,7 +61,11 @@ def decode(path: Path) -> Audio:
         if path.stat().st_size == 0:
             raise AudioError("is empty (0 bytes)")
         # an open file, not its name: what the bytes are decides, and no name is too odd
-        with open(path, "rb") as file, _quiet_decoder(), soundfile.SoundFile(file) as sound:
+        with (
+            path.open("rb", buffering=0) as file,
+            _quiet_decoder(),
+            soundfile.SoundFile(file.fileno(), closefd=False) as sound,
+        ):
             blocks = [_mono(block) for block in _blocks(sound)]
             announced, rate = sound.frames, sound.samplerate
             read_share = file.tell() / path.stat().st_size
@@ -88,6 +92,8 @@ def _blocks(sound: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
 def _reason(error: soundfile.LibsndfileError) -> str:
     if "does not exist" in error.error_string:  # what libsndfile says of an mp3 without a frame
         return "no audio in it"
+    if "internal error" in error.error_string:  # what it says of an mp3 with a hole
+        return "the stream is damaged"
     return error.error_string.removeprefix("Error : ").rstrip(".")
 
 

@@ -28,7 +28,7 @@ class Entry:
 
 def content_digest(path: Path) -> str:
     """BLAKE2b of the file's bytes, 40 hexadecimal digits."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
 
@@ -37,26 +37,22 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True)
-class Cache:
-    """Entries under `folder`."""
+def entry_path(folder: Path, content: str, settings: str) -> Path:
+    """Where the entry of two digests is kept."""
+    return folder / content[:2] / f"{content}-{settings}.safetensors"
 
-    folder: Path
 
-    def path(self, content: str, settings: str) -> Path:
-        """Where the entry of two digests is kept."""
-        return self.folder / content[:2] / f"{content}-{settings}.safetensors"
+def load_entry(path: Path) -> Entry | None:
+    """The entry at `path`; None where there is none or it is damaged (it is then made again)."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Entry(arrays, file.metadata() or {})
+    except (FileNotFoundError, SafetensorError):
+        return None
 
-    def load(self, path: Path) -> Entry | None:
-        """The entry at `path`, None where there is none or it is damaged (it is made again)."""
-        try:
-            with safe_open(path, framework="numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return Entry(arrays, file.metadata() or {})
-        except (FileNotFoundError, SafetensorError):
-            return None
 
-    def save(self, path: Path, entry: Entry) -> None:
-        arrays = {name: np.ascontiguousarray(array) for name, array in entry.arrays.items()}
-        with replacing(path) as temporary:
-            save_file(arrays, temporary, metadata=dict(entry.notes))
+def save_entry(path: Path, entry: Entry) -> None:
+    arrays = {name: np.ascontiguousarray(array) for name, array in entry.arrays.items()}
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata=dict(entry.notes))

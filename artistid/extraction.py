@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 
 from artistid import audio, parallel
 from artistid.audio import AudioError
-from artistid.cache import Cache, Entry, content_digest, settings_digest
+from artistid.cache import (
+    Entry,
+    content_digest,
+    entry_path,
+    load_entry,
+    save_entry,
+    settings_digest,
+)
 from artistid.dataset import Track
+from artistid.errors import UserError
 
 
-class UnusableFilesError(ValueError):
+class UnusableFilesError(UserError):
     """Files that could not be used, each on a line of the message."""
 
 
@@ -39,6 +47,16 @@ class Extraction:
     notes: Mapping[Track, str]  # what to know about a track that was used
     refused: Mapping[Track, str]  # why a track was not
 
+    def require_all(self) -> None:
+        """Raise UnusableFilesError if a track was refused, with all of them and the remedy."""
+        if self.refused:
+            lines = [f"{track.path}: {why}" for track, why in self.refused.items()]
+            raise UnusableFilesError(
+                f"{len(lines)} of {len(lines) + len(self.entries)} files can't be used; mend them, "
+                "or leave them out with --skip-bad (what could be extracted is cached)\n"
+                + "\n".join(lines)
+            )
+
 
 @dataclass(frozen=True)
 class _Outcome:
@@ -47,7 +65,7 @@ class _Outcome:
     refusal: str = ""
 
 
-def extract(tracks: Sequence[Track], recipe: Recipe, cache: Cache, jobs: int) -> Extraction:
+def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, jobs: int) -> Extraction:
     """Make what is not cached yet, one file a job, and say where everything is.
 
     Memory does not grow with the number of tracks: results go to the cache, not through here.
@@ -66,27 +84,16 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Cache, jobs: int) ->
     return Extraction(entries, notes, refused)
 
 
-def require_all(extraction: Extraction) -> None:
-    """Raise UnusableFilesError with every refused file and the remedy."""
-    if extraction.refused:
-        lines = [f"{track.path}: {why}" for track, why in extraction.refused.items()]
-        raise UnusableFilesError(
-            f"{len(lines)} of {len(lines) + len(extraction.entries)} files can't be used; "
-            "mend them, or leave them out with --skip-bad (the rest is cached, nothing is lost)\n"
-            + "\n".join(lines)
-        )
-
-
-def _extract_one(path: Path, recipe: Recipe, cache: Cache) -> _Outcome:
+def _extract_one(path: Path, recipe: Recipe, cache: Path) -> _Outcome:
     try:
-        entry_path = cache.path(_content(path), recipe.digest)
-        entry = cache.load(entry_path)
+        place = entry_path(cache, _content(path), recipe.digest)
+        entry = load_entry(place)
         if entry is None:
             entry = _compute(path, recipe)
-            cache.save(entry_path, entry)
+            save_entry(place, entry)
     except AudioError as error:
         return _Outcome(refusal=str(error))
-    return _Outcome(entry_path, entry.notes.get("note", ""))
+    return _Outcome(place, entry.notes.get("note", ""))
 
 
 def _content(path: Path) -> str:

@@ -8,17 +8,23 @@ Conventions: audio is float32 mono in [-1, 1]; frames are centred, the signal pa
 (zero crossings: with its edge values); feature matrices are (frames, columns) float32.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import librosa
 import numpy as np
 import scipy.fft
 import scipy.signal
+import scipy.sparse
 from numpy.typing import NDArray
 
 from artistid.audio import AudioError
+from artistid.cache import load_entry
+from artistid.dataset import Track
+from artistid.errors import UserError
 from artistid.extraction import Recipe
 
 Array = NDArray[np.float32]
@@ -36,7 +42,7 @@ TOP_DB = 80.0  # dynamic range kept below a song's loudest value
 TUNING_RANGE_HZ = (150.0, 4000.0)
 TUNING_PEAK_SHARE = 0.1  # of the frame's maximum: what counts as a spectral peak
 SPECTRAL_NAMES = ("centroid", "bandwidth", "rolloff", "flatness", "zero_crossing_rate", "rms")
-BLOCK_FRAMES = 128  # 128 x 1,025 float32 bins: about 0.5 MB, fits the second-level cache
+BLOCK_FRAMES = 64  # 64 x 2,048 samples in float64: 1 MB, about the second-level cache
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,9 @@ class FeatureSettings:
 
     def __post_init__(self) -> None:
         if self.n_fft % self.hop:
-            raise ValueError(f"hop {self.hop} does not divide n_fft {self.n_fft}")
+            raise UserError(f"hop {self.hop} does not divide n_fft {self.n_fft}")
         if self.excerpt_s * self.sample_rate < self.n_fft:
-            raise ValueError(
+            raise UserError(
                 f"an excerpt of {self.excerpt_s} s is shorter than a frame; "
                 f"use at least {self.n_fft / self.sample_rate} s"
             )
@@ -74,6 +80,24 @@ def recipe(settings: FeatureSettings) -> Recipe:
 
 def _arrays(audio: Array, settings: FeatureSettings) -> dict[str, Array]:
     return song_features(audio, settings)._asdict()
+
+
+@dataclass(frozen=True)
+class SongLoader:
+    """Reads from the cache what a classifier hears of a song."""
+
+    entries: Mapping[Track, Path]
+
+    def __call__(self, track: Track, most_excerpts: int | None = None) -> Array:
+        """The song's excerpts, at most so many, evenly spread, and a row for all of it:
+        (rows, columns). Raises UserError where the cache has lost it."""
+        entry = load_entry(self.entries[track])
+        if entry is None:
+            raise UserError(f"{self.entries[track]}: gone from the cache; run it again")
+        excerpts, song = entry.arrays["excerpts"], entry.arrays["song"]
+        if most_excerpts is not None and len(excerpts) > most_excerpts:
+            excerpts = excerpts[np.arange(most_excerpts) * len(excerpts) // most_excerpts]
+        return np.vstack([excerpts, song])
 
 
 def frame_feature_names(settings: FeatureSettings) -> list[str]:
@@ -154,7 +178,7 @@ def frame_features(audio: Array, settings: FeatureSettings) -> Array:
         spectrum = scipy.fft.rfft(windows[block] * _window(settings.n_fft), axis=-1)
         power[block] = spectrum.real**2 + spectrum.imag**2
         magnitude = np.sqrt(power[block])
-        mel[block] = power[block] @ _mel_filters(settings)
+        mel[block] = (_mel_filters(settings) @ power[block].T).T
         valley[block], peak[block] = _valley_and_peak(magnitude, settings)
         spectral[block, :4] = _spectral_shape(magnitude, power[block], settings)
         tones.append(_tones(power[block], settings))
@@ -235,8 +259,8 @@ def _tones(power: Array, settings: FeatureSettings) -> NDArray[np.float32]:
     hz = _bin_hz(settings)
     low, high = np.searchsorted(hz, TUNING_RANGE_HZ)
     floor = TUNING_PEAK_SHARE * power.max(axis=-1, keepdims=True)
-    loud = np.where(power[:, low - 1 : high + 1] > floor, power[:, low - 1 : high + 1], 0)
-    is_peak = (loud[:, 1:-1] > loud[:, :-2]) & (loud[:, 1:-1] >= loud[:, 2:])
+    left, centre, right = (power[:, low + step : high + step] for step in (-1, 0, 1))
+    is_peak = (centre > floor) & (centre > left) & (centre >= right)
     frame, bin_ = np.nonzero(is_peak)
     bin_ += low
     left, centre, right = (power[frame, bin_ + step] for step in (-1, 0, 1))
@@ -270,19 +294,19 @@ def _chroma(power: Array, tuning: float, settings: FeatureSettings) -> Array:
 def _zero_crossing_rate(audio: Array, settings: FeatureSettings) -> Array:
     padded = np.pad(audio, settings.n_fft // 2, mode="edge")
     negative = padded < -1e-10  # librosa's threshold: anything nearer to zero counts as positive
-    crossing = np.not_equal(negative, np.roll(negative, 1))
+    crossing = np.diff(negative, prepend=negative[0])
     inside = _sum_over_frames(crossing, settings)
     # a crossing into a frame's first sample is no crossing inside the frame
     first = crossing[:: settings.hop][: len(inside)]
-    return (inside - first) / settings.n_fft
+    return (inside - first) / np.float32(settings.n_fft)
 
 
 def _rms(audio: Array, settings: FeatureSettings) -> Array:
     padded = np.pad(audio, settings.n_fft // 2)
-    return np.sqrt(_sum_over_frames(np.square(padded), settings) / settings.n_fft)
+    return np.sqrt(_sum_over_frames(padded**2, settings) / np.float32(settings.n_fft))
 
 
-def _sum_over_frames(values: NDArray, settings: FeatureSettings) -> Array:
+def _sum_over_frames(values: NDArray[Any], settings: FeatureSettings) -> Array:
     """Sum of `values` (padded samples,) within each frame: sums of hops, then of their runs."""
     n_hops = len(values) // settings.hop
     hops = values[: n_hops * settings.hop].reshape(n_hops, settings.hop)
@@ -302,12 +326,10 @@ def _window(n_fft: int) -> NDArray[np.float64]:
 
 
 @lru_cache
-def _mel_filters(settings: FeatureSettings) -> Array:
-    """(bins, mels)"""
-    return np.ascontiguousarray(
-        librosa.filters.mel(
-            sr=settings.sample_rate, n_fft=settings.n_fft, n_mels=settings.n_mels
-        ).T
+def _mel_filters(settings: FeatureSettings) -> scipy.sparse.csr_array:
+    """(mels, bins); sparse, since each bin is in two filters at most."""
+    return scipy.sparse.csr_array(
+        librosa.filters.mel(sr=settings.sample_rate, n_fft=settings.n_fft, n_mels=settings.n_mels)
     )
 
 

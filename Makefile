@@ -1,0 +1,34 @@
+# make demo   set up .venv and run every task on the synthetic demo corpus, then score it
+# make test   set up .venv with the test tools and run the tests
+# make slow   the tests that take long
+# make lint   style and types
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test slow lint
+.DELETE_ON_ERROR:
+
+demo: .venv/run
+	$(BIN)/python task1.py --data hw1/demo
+	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task1.json
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+slow: .venv/dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/run: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/run
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@

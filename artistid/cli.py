@@ -1,0 +1,112 @@
+"""What the entry scripts share: their common settings, the corpus, errors as one line."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from artistid import report
+from artistid.dataset import Corpus, read_corpus
+from artistid.demo import ensure_demo_corpus, is_demo_corpus
+from artistid.errors import UserError
+from artistid.report import Outputs, Run
+
+PROJECT = Path(__file__).resolve().parent.parent
+COURSE = PROJECT / "hw1"
+DEMO = COURSE / "demo"
+DEMO_NOTICE = (
+    "this is the synthetic demo corpus, made for trying and testing: its scores say nothing "
+    "about music. For real results put artist20 into hw1/ (see hw1/readme.md) or use --data DIR"
+)
+
+
+@dataclass(frozen=True)
+class CommonSettings:
+    data: Path | None = None
+    """The corpus: a folder with artist20/ in it, or a library <artist>/<album>/<track>.
+    Default: hw1/ where hw1/artist20 is there, else the synthetic demo corpus."""
+    out: Path | None = None
+    """Folder for everything the run writes. Default: log and predictions here, the rest in
+    result/; for the demo corpus all in result/demo/."""
+    cache: Path = PROJECT / "cache"
+    """Folder for what is extracted from the audio; may be deleted at any time."""
+    seed: int = 0
+    """Of everything random; the same seed gives the same numbers."""
+    jobs: int = -1
+    """Processes that work at once; -1: one a core."""
+    skip_bad: bool = False
+    """Leave out files that can't be used, instead of stopping with a list of them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
+        if self.jobs == 0:
+            raise UserError("--jobs 0: use a number of processes, or -1 for one a core")
+
+    def require_at_least(self, **least: int) -> None:
+        """Raise UserError where a field is smaller than the value given for it."""
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} {getattr(self, name)}: must be at least {value}")
+
+
+Settings = TypeVar("Settings", bound=CommonSettings)
+
+
+def start(settings: type[Settings], main: Callable[[Settings], None], description: str) -> None:
+    """Call `main` with the command line's settings and exit: 0, 2 for what the user can mend,
+    130 for Ctrl-C. A traceback means a fault of ours."""
+    program = Path(sys.argv[0]).name
+    try:
+        main(tyro.cli(settings, prog=program, description=description))
+    except UserError as error:
+        _exit(f"{program}: {error}", 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _exit(f"{program}: {error.filename}: {error.strerror}", 2)
+    except KeyboardInterrupt:
+        _exit(f"\n{program}: stopped; what was extracted is cached, run it again to go on", 130)
+
+
+def _exit(message: str, status: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+@contextmanager
+def open_run(task: str, log_name: str, settings: CommonSettings) -> Iterator[Run]:
+    """Choose the corpus and where to write; the log takes its name when the block succeeds."""
+    corpus, is_demo = _choose_corpus(settings)
+    outputs = _choose_outputs(settings.out, is_demo)
+    with report.logging_to(outputs.texts / log_name):
+        run = Run(task, settings, corpus, outputs)
+        run.log_start()
+        yield run
+
+
+def _choose_corpus(settings: CommonSettings) -> tuple[Corpus, bool]:
+    """The corpus of `--data`, else the course's, else the demo; and whether it is the demo."""
+    folder = settings.data or COURSE
+    if settings.data is None and not (COURSE / "artist20").exists():
+        folder = DEMO
+        print(f"no {COURSE / 'artist20'} and no --data: using the demo corpus, {DEMO}")
+    if folder.resolve() == DEMO:
+        ensure_demo_corpus(DEMO, jobs=settings.jobs)
+    corpus = read_corpus(folder, settings.seed)
+    if not is_demo_corpus(folder):
+        return corpus, False
+    return corpus.with_warning(DEMO_NOTICE), True
+
+
+def _choose_outputs(out: Path | None, is_demo: bool) -> Outputs:
+    """A run on the demo corpus must not overwrite results about music."""
+    if out is None and not is_demo:
+        return Outputs(Path(), Path("result"))
+    folder = out or Path("result/demo")
+    return Outputs(folder, folder)

@@ -1,0 +1,268 @@
+"""What a run leaves behind: log, predictions, metrics, figures, and how they came about."""
+
+import logging
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.font_manager
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from artistid import scoring
+from artistid.dataset import Corpus, Split, Track
+from artistid.extraction import Recipe, extract
+from artistid.files import replacing, write_json
+from artistid.scoring import Scores
+
+PROJECT = Path(__file__).resolve().parent.parent
+PACKAGES = ("numpy", "scipy", "librosa", "soundfile", "soxr", "scikit-learn", "skops")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+EAST_ASIAN_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK TC",
+    "PingFang TC",
+    "Microsoft JhengHei",
+    "WenQuanYi Zen Hei",
+)
+MOST_LABELLED = 60  # artists in a figure; with more, names and counts would overlap
+
+log = logging.getLogger("artistid")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run writes."""
+
+    texts: Path  # log and predictions
+    results: Path  # metrics, figures, models
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Send the log to the screen and to a file, which takes its name when the run succeeds."""
+    log.setLevel(logging.INFO)
+    with replacing(path) as temporary:
+        screen = logging.StreamHandler(sys.stdout)
+        file = logging.FileHandler(temporary, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handlers: list[logging.Handler] = [screen, file]
+        for handler in handlers:
+            log.addHandler(handler)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                log.removeHandler(handler)
+                handler.flush()
+            file.close()
+
+
+class Run:
+    """A task at work on a corpus: what it is doing, and where the results go."""
+
+    def __init__(self, task: str, settings: Any, corpus: Corpus, outputs: Outputs) -> None:
+        self.task = task
+        self.settings = settings
+        self.corpus = corpus  # less what `extract` had to leave out
+        self.outputs = outputs
+        self.seconds: dict[str, float] = {}  # wall time by stage
+        self.left_out: Mapping[Track, str] = {}  # unusable tracks, and why
+        self._begin = self._last = time.perf_counter()
+
+    def stage_done(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._last, 2)
+        self.seconds["total"] = round(now - self._begin, 2)
+        self._last = now
+
+    def log_start(self) -> None:
+        made = provenance()
+        log.info("%s, git commit %s", self.task, made["git_commit"] or "unknown")
+        log.info("versions: %s", ", ".join(f"{k} {v}" for k, v in made["versions"].items()))
+        log.info("settings: %s", ", ".join(f"{k}={v}" for k, v in plain(self.settings).items()))
+        sizes = [f"{len(self.corpus.split(split))} {split}" for split in SPLITS]
+        artists = len(self.corpus.artists)
+        log.info("corpus %s: %d artists; songs: %s", self.corpus.name, artists, ", ".join(sizes))
+        for warning in self.corpus.warnings:
+            log.info("notice: %s", warning)
+
+    def extract(self, recipe: Recipe) -> Mapping[Track, Path]:
+        """The cached entry of every usable track; the others leave the corpus, or stop the run."""
+        settings = self.settings
+        found = extract(self.corpus.tracks, recipe, settings.cache, settings.jobs)
+        for track, note in found.notes.items():
+            log.info("notice: %s %s; what is there is used", track.path, note)
+        if not settings.skip_bad:
+            found.require_all()
+        for track, why in found.refused.items():
+            unpredicted = "; it gets no prediction" if track.split == "test" else ""
+            log.info("left out: %s %s%s", track.path, why, unpredicted)
+        self.left_out = found.refused
+        self.corpus = self.corpus.without(found.refused)
+        self.stage_done(recipe.name)
+        return found.entries
+
+    def write_test(self, posteriors: NDArray[Any]) -> Scores | None:
+        """Write the predictions for the test songs; score them where their artists are known.
+
+        A test song that could not be used has no key, and counts as wrong."""
+        tests = self.corpus.split("test")
+        path = self.outputs.texts / f"pred_{self.task}.json"
+        if not tests:
+            log.info("no songs in test: %s is not written", path.name)
+            return None
+        write_predictions(path, [track.id for track in tests], posteriors, self.corpus.artists)
+        log.info("predictions for %d test songs: %s", len(tests), path)
+        if not all(track.artist for track in tests):
+            return None
+        unpredicted = [track for track in self.left_out if track.split == "test"]
+        nothing = np.zeros((len(unpredicted), posteriors.shape[1]))
+        scores = self.score(np.vstack([posteriors, nothing]), [*tests, *unpredicted])
+        log.info("test: top-1 %.3f, top-3 %.3f of %d songs", scores.top1, scores.top3, scores.n)
+        return scores
+
+    def score(self, posteriors: NDArray[Any], tracks: Sequence[Track]) -> Scores:
+        artists = self.corpus.artists
+        labels = scoring.labels_of([track.artist for track in tracks], artists)
+        return scoring.score(posteriors, labels, artists)
+
+    def draw_confusion(
+        self, file_name: str, model: str, posteriors: NDArray[Any], tracks: Sequence[Track]
+    ) -> None:
+        """The confusion matrix of one model on labelled tracks."""
+        artists = self.corpus.artists
+        labels = scoring.labels_of([track.artist for track in tracks], artists)
+        right = scoring.top_k(posteriors, labels, 1)
+        draw_confusion(
+            self.outputs.results / file_name,
+            scoring.confusion(posteriors, labels),
+            artists,
+            f"{model}, {tracks[0].split}: {right:.1%} of {len(tracks)} songs right",
+        )
+
+    def write_metrics(self, val: Scores, test: Scores | None, **more: Any) -> None:
+        """Accuracies are fractions of songs."""
+        scores = {"val": val} if test is None else {"val": val, "test": test}
+        values = {
+            "task": self.task,
+            "corpus": self.corpus.name,
+            "seed": self.settings.seed,
+            "settings": plain(self.settings),
+            **provenance(),
+            "notices": list(self.corpus.warnings),
+            "left_out": {track.id: why for track, why in self.left_out.items()},
+            **{split: asdict(score) for split, score in scores.items()},
+            **more,
+            "seconds": self.seconds,
+        }
+        write_json(self.outputs.results / f"metrics_{self.task}.json", values)
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """The fields of a settings dataclass, paths as text."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of what computes, and the commit of the code (empty where git knows none)."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "missing"
+    return {"versions": versions, "git_commit": _git_commit()}
+
+
+def _git_commit() -> str:
+    """The commit, with "+" where the code differs from it; empty where there is no git."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    return f"{head}+" if head and _git("status", "--porcelain", "--", "*.py") else head
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+# --- predictions and metrics -----------------------------------------------------------------
+
+
+def write_predictions(
+    path: Path, ids: Sequence[str], posteriors: NDArray[Any], artists: Sequence[str]
+) -> None:
+    """{"001": ["first", "second", "third"], ...}"""
+    best = scoring.ranking(posteriors)[:, :3]
+    named = [[artists[i] for i in row] for row in best]
+    write_json(path, dict(zip(ids, named, strict=True)))
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows with their columns aligned."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def draw_confusion(
+    path: Path, counts: NDArray[np.intp], artists: Sequence[str], title: str
+) -> None:
+    """Songs by true artist (rows) and best guess; colour is the share of the row, so that artists
+    with many and with few songs can be compared."""
+    with plt.rc_context({"font.family": _fonts()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # no font here has it: a box stands for it
+        figure = _confusion_figure(counts, artists, title)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=130, bbox_inches="tight")
+        plt.close(figure)
+
+
+def _fonts() -> list[str]:
+    """The usual font, then those at hand for names in Chinese, Japanese and Korean."""
+    known = set(matplotlib.font_manager.get_font_names())
+    return ["DejaVu Sans", *(font for font in EAST_ASIAN_FONTS if font in known)]
+
+
+def _confusion_figure(counts: NDArray[np.intp], artists: Sequence[str], title: str) -> Figure:
+    n = len(artists)
+    side = min(1.5 + 0.25 * n, 20)  # inches: a cell is not much larger than its number
+    figure, axes = plt.subplots(figsize=(side, side))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if n <= MOST_LABELLED:
+        names = [artist if len(artist) <= 18 else artist[:17] + "…" for artist in artists]
+        axes.set_xticks(range(n), names, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(n), names)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=colour)
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.9", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    axes.set_xlabel("predicted (number of songs; colour: share of the row)")
+    axes.set_ylabel("true artist")
+    axes.set_title(title)
+    return figure

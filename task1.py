@@ -1,0 +1,70 @@
+"""Task 1: which artist is it, by classical machine learning on statistics of the audio.
+
+Extracts features of every song, tries KNN, random forest, SVM, LDA and logistic regression by
+cross-validation on train, scores the best of each on val, and predicts test with the best of all.
+"""
+
+import logging
+from dataclasses import asdict, dataclass
+
+from artistid import classical, cli, features, report
+from artistid.report import SPLITS
+
+log = logging.getLogger("artistid")
+
+
+@dataclass(frozen=True)
+class Settings(cli.CommonSettings):
+    excerpt_seconds: float = 5.0
+    """Length of the excerpts that are classified, in seconds."""
+    max_excerpts: int = 10_000
+    """Excerpts to train on, in all; every song gives the same number, evenly spread."""
+    folds: int = 5
+    """Folds of the cross-validation, where every artist has as many albums (or songs)."""
+    repeats: int = 2
+    """Times that the cross-validation is repeated with other folds."""
+    refit: bool = False
+    """Train on train and val together before predicting test. Scores on val stay those of train."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(max_excerpts=1, folds=2, repeats=1)
+
+
+def main(settings: Settings) -> None:
+    with cli.open_run("task1", "log.txt", settings) as run:
+        feature_settings = features.FeatureSettings(excerpt_s=settings.excerpt_seconds)
+        load = features.SongLoader(run.extract(features.recipe(feature_settings)))
+        artists = run.corpus.artists
+        train, val, test = (run.corpus.split(split) for split in SPLITS)
+
+        folds = classical.make_folds(train, settings.folds, settings.repeats, settings.seed)
+        log.info("top-1 / top-3 by cross-validation on train: %s", folds.description)
+        songs, labels = classical.training_songs(train, artists, load, settings.max_excerpts)
+        trials = classical.grid_search(songs, labels, folds, settings.seed, settings.jobs)
+        run.stage_done("grid search")
+
+        val_scores = {}
+        for trial in trials:
+            posteriors = classical.posteriors(trial.classifier, val, load)
+            val_scores[trial.name] = run.score(posteriors, val)
+            run.draw_confusion(f"{trial.name}_confusion_matrix.png", trial.name, posteriors, val)
+        best = max(trials, key=lambda trial: trial.best.merit)
+        log.info("%s", report.table(classical.results_table(trials, val_scores)))
+        log.info("best by cross-validation, which predicts test: %s", best.name)
+
+        if settings.refit:
+            songs, labels = classical.training_songs(
+                train + val, artists, load, settings.max_excerpts
+            )
+            best = best.trained_on(songs, labels)
+        model = classical.ArtistModel(best.classifier, artists, asdict(feature_settings))
+        classical.save_model(run.outputs.results / "model_task1.skops", model)
+        test_scores = run.write_test(classical.posteriors(best.classifier, test, load))
+        run.stage_done("evaluation")
+        models = classical.results_by_model(trials, val_scores)
+        run.write_metrics(val_scores[best.name], test_scores, best_model=best.name, models=models)
+
+
+if __name__ == "__main__":
+    cli.start(Settings, main, __doc__)
