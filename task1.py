@@ -26,8 +26,8 @@ class Settings(cli.CommonSettings):
     refit: bool = False
     """Train on train and val together before predicting test. Scores on val stay those of train."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         self.require_at_least(max_excerpts=1, folds=2, repeats=1)
 
 

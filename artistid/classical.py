@@ -127,14 +127,17 @@ class Family(NamedTuple):
     grid: list[Parameters]
 
 
-def families(n_columns: int, seed: int) -> list[Family]:
-    """The three of the task, then what cross-validation found as good or better."""
-    projections = ["passthrough", PCA(64, random_state=seed), _lda(solver="eigen")]
+def families(n_rows: int, n_columns: int, seed: int) -> list[Family]:
+    """The three of the task, then what cross-validation found as good or better.
+
+    `n_rows` there are in the smallest training set."""
+    neighbours = [k for k in (5, 15, 30) if k <= n_rows] or [1]
+    projections = ["passthrough", PCA(0.95), _lda(solver="eigen")]
     return [
         _family(
             "KNN",
-            KNeighborsClassifier(weights="distance"),
-            {"project": projections, "classify__n_neighbors": [5, 15, 30]},
+            KNeighborsClassifier(weights="distance", algorithm="brute"),
+            {"project": projections, "classify__n_neighbors": neighbours},
         ),
         _family(
             "RandomForest",
@@ -251,10 +254,14 @@ def _held_out_posteriors(
     labels: NDArray[np.intp],
     work: tuple[Parameters, tuple[NDArray[np.intp], NDArray[np.intp]]],
 ) -> NDArray[np.float64]:
-    """(scored songs, artists); an artist that the fold did not train on has posterior 0."""
+    """(scored songs, artists); an artist that the fold did not train on has posterior 0, and so
+    have all where the songs are too few or too alike for the method's linear algebra."""
     parameters, (trained, scored) = work
-    model = _at(classifier, parameters).fit(songs[trained], labels[trained])
     held_out = np.zeros((len(scored), int(labels.max()) + 1))
+    try:
+        model = _at(classifier, parameters).fit(songs[trained], labels[trained])
+    except np.linalg.LinAlgError:
+        return held_out
     held_out[:, model.classes_] = model.predict_proba(songs[scored])
     return held_out
 
@@ -286,15 +293,24 @@ class Trial(NamedTuple):
         return self._replace(classifier=classifier)
 
 
+def families_for(songs: Songs, folds: Folds, seed: int) -> list[Family]:
+    """`families` that can be trained on every fold."""
+    n_rows = np.array([len(song) for song in songs])
+    smallest = min(n_rows[trained].sum() for trained, _ in folds.pairs)
+    return families(int(smallest), songs[0].shape[1], seed)
+
+
 def grid_search(
     songs: Songs, labels: NDArray[np.intp], folds: Folds, seed: int, jobs: int
 ) -> list[Trial]:
     """Try all families; log how each grid point does; train the best of each on all `songs`."""
     trials = []
-    for family in families(songs[0].shape[1], seed):
+    for family in families_for(songs, folds, seed):
         candidates = cross_validate(family, songs, labels, folds, jobs)
         for candidate in candidates:
             words = describe(candidate.parameters)
+            if candidate.top3 == 0:
+                words += "  (fits no fold: too few songs, or too much alike)"
             log.info("  %s: %.3f / %.3f  %s", family.name, candidate.top1, candidate.top3, words)
         best = max(candidates, key=lambda candidate: candidate.merit)
         trials.append(Trial(family, best, family.classifier).trained_on(songs, labels))
@@ -331,6 +347,8 @@ def training_songs(
     the training do not grow with the corpus."""
     most = max(1, max_excerpts // len(tracks))
     songs = as_songs([load(track, most) for track in tracks])
+    n_rows = sum(len(song) for song in songs)
+    log.info("to train on: %d songs, %d rows x %d columns", len(songs), n_rows, songs[0].shape[1])
     return songs, scoring.labels_of([track.artist for track in tracks], artists)
 
 
@@ -367,16 +385,36 @@ def save_model(path: Path, model: ArtistModel) -> None:
         skops.io.dump(content, temporary)
 
 
-# Besides what skops trusts by itself; nothing on this list runs code when it is loaded.
-TRUSTED_TYPES = ["artistid.classical.SongClassifier"]
+# Besides what skops trusts by itself. None runs code when it is loaded; a tree's indices are
+# used unchecked by scikit-learn, so they are checked here.
+TRUSTED_TYPES = ["artistid.classical.SongClassifier", "sklearn.tree._tree.Tree"]
 
 
 def load_model(path: Path) -> ArtistModel:
     """A model from `save_model`. Raises UserError for a file that is none, or not to be trusted."""
     try:
         content = skops.io.load(path, trusted=TRUSTED_TYPES)
-        return ArtistModel(content["classifier"], content["artists"], content["features"])
+        model = ArtistModel(content["classifier"], content["artists"], content["features"])
+        _check_trees(model.classifier)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; train a model with task1.py") from error
-    except Exception as error:  # skops raises what its parts raise
-        raise UserError(f"{path}: not a model of task1.py: {error}") from error
+    except Exception as error:  # whatever a file of other content makes of the loader
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: not a model of task1.py: {reason}") from error
+    return model
+
+
+def _check_trees(classifier: SongClassifier) -> None:
+    """Raise ValueError where following a forest's nodes would leave its arrays or not end."""
+    forest = classifier.row_classifier_[-1]
+    if not isinstance(forest, RandomForestClassifier):
+        return
+    for tree in (estimator.tree_ for estimator in forest.estimators_):
+        node = np.arange(tree.node_count)
+        inner = tree.children_left >= 0
+        for child in (tree.children_left, tree.children_right):
+            # a child comes after its parent: no circles
+            if (child >= tree.node_count).any() or (child <= node)[inner].any():
+                raise ValueError("a tree's nodes are damaged")
+        if ((tree.feature < 0) | (tree.feature >= tree.n_features))[inner].any():
+            raise ValueError("a tree's features are damaged")

@@ -41,7 +41,8 @@ class CommonSettings:
     skip_bad: bool = False
     """Leave out files that can't be used, instead of stopping with a list of them."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise UserError for a value that can't be used."""
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
         if self.jobs == 0:
@@ -82,6 +83,7 @@ def _exit(message: str, status: int) -> None:
 @contextmanager
 def open_run(task: str, log_name: str, settings: CommonSettings) -> Iterator[Run]:
     """Choose the corpus and where to write; the log takes its name when the block succeeds."""
+    settings.check()
     corpus, is_demo = _choose_corpus(settings)
     outputs = _choose_outputs(settings.out, is_demo)
     with report.logging_to(outputs.texts / log_name):

@@ -256,8 +256,9 @@ def _split_artist(tracks: list[Track], by_album: bool, draw: random.Random) -> l
     names = sorted(units)
     draw.shuffle(names)
     held_out = max(1, round(len(names) / 6)) if len(names) >= 3 else 0
-    test, val, train = ("test",) * held_out, ("val",) * held_out, ("train",) * len(names)
-    uses: tuple[Split, ...] = (*test, *val, *train)[: len(names)]
+    kinds: list[Split] = ["test", "val", "train"]
+    counts = (held_out, held_out, len(names) - 2 * held_out)
+    uses = [kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)]
     return [
         Track(track.path, track.id, use, track.artist, track.album)
         for name, use in zip(names, uses, strict=True)

@@ -37,6 +37,7 @@ N_CONTRAST_OCTAVES = 6  # plus the band below fmin: 7 columns
 CONTRAST_QUANTILE = 0.02
 ROLLOFF_SHARE = 0.85
 SILENT_RMS = 1e-4  # -80 dB of full scale
+TINY = float(np.finfo(np.float32).tiny)  # a frame whose sum is below it is not normalised
 AMIN = 1e-10  # floor under a power before its logarithm
 TOP_DB = 80.0  # dynamic range kept below a song's loudest value
 TUNING_RANGE_HZ = (150.0, 4000.0)
@@ -59,7 +60,7 @@ class FeatureSettings:
     def __post_init__(self) -> None:
         if self.n_fft % self.hop:
             raise UserError(f"hop {self.hop} does not divide n_fft {self.n_fft}")
-        if self.excerpt_s * self.sample_rate < self.n_fft:
+        if not self.excerpt_s * self.sample_rate >= self.n_fft:  # also for NaN
             raise UserError(
                 f"an excerpt of {self.excerpt_s} s is shorter than a frame; "
                 f"use at least {self.n_fft / self.sample_rate} s"
@@ -227,7 +228,7 @@ def _spectral_shape(magnitude: Array, power: Array, settings: FeatureSettings) -
     hz = _bin_hz(settings)
     # moments in float64: the variance is a small difference of large numbers
     total, first, second = (magnitude.astype(np.float64) @ np.stack([hz**0, hz, hz**2], axis=-1)).T
-    total = np.maximum(total, np.finfo("f4").tiny)
+    total = np.maximum(total, TINY)
     centroid = first / total
     bandwidth = np.sqrt(np.maximum(second / total - centroid**2, 0))
     rolloff = hz[_first_bin_reaching(magnitude, ROLLOFF_SHARE)]
@@ -288,7 +289,7 @@ def _tuning(tones: NDArray[np.float32]) -> float:
 def _chroma(power: Array, tuning: float, settings: FeatureSettings) -> Array:
     chroma = power @ _chroma_filters(settings, tuning)
     loudest = chroma.max(axis=-1, keepdims=True)
-    return chroma / np.where(loudest < np.finfo("f4").tiny, 1, loudest)
+    return np.asarray(chroma / np.where(loudest < TINY, 1, loudest), dtype=np.float32)
 
 
 def _zero_crossing_rate(audio: Array, settings: FeatureSettings) -> Array:
@@ -298,15 +299,16 @@ def _zero_crossing_rate(audio: Array, settings: FeatureSettings) -> Array:
     inside = _sum_over_frames(crossing, settings)
     # a crossing into a frame's first sample is no crossing inside the frame
     first = crossing[:: settings.hop][: len(inside)]
-    return (inside - first) / np.float32(settings.n_fft)
+    return np.asarray((inside - first) / settings.n_fft, dtype=np.float32)
 
 
 def _rms(audio: Array, settings: FeatureSettings) -> Array:
     padded = np.pad(audio, settings.n_fft // 2)
-    return np.sqrt(_sum_over_frames(padded**2, settings) / np.float32(settings.n_fft))
+    power = _sum_over_frames(padded**2, settings) / settings.n_fft
+    return np.asarray(np.sqrt(power), dtype=np.float32)
 
 
-def _sum_over_frames(values: NDArray[Any], settings: FeatureSettings) -> Array:
+def _sum_over_frames(values: NDArray[Any], settings: FeatureSettings) -> NDArray[Any]:
     """Sum of `values` (padded samples,) within each frame: sums of hops, then of their runs."""
     n_hops = len(values) // settings.hop
     hops = values[: n_hops * settings.hop].reshape(n_hops, settings.hop)

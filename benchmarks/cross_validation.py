@@ -43,7 +43,7 @@ def main(settings: Settings) -> None:
     for repeat in range(settings.repeats):
         split = StratifiedKFold(5, shuffle=True, random_state=settings.seed + repeat)
         folds = classical.Folds(list(split.split(labels, labels)), "")
-        for family in classical.families(songs[0].shape[1], settings.seed):
+        for family in classical.families_for(songs, folds, settings.seed):
             candidates = classical.cross_validate(family, songs, labels, folds, settings.jobs)
             results.setdefault(family.name, []).append(candidates)
     rows = [["model", "top-1", "range", "top-3", "range", "settings"]]

@@ -1,0 +1,196 @@
+"""A corpus is read as it is meant, or every problem in it is named at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artistid.dataset import CorpusError, read_corpus
+
+A, B = "./train_val/abba/one/song 1.mp3", "./train_val/blur/two/song.mp3"
+VAL = "./train_val/blur/three/歌.mp3"
+
+
+def make(folder: Path, train: Any = (A, B), val: Any = (VAL,), tests: Any = ("001", "002")) -> Path:
+    """A course corpus of empty files: nothing is decoded when it is read."""
+    root = folder / "artist20"
+    for entry in (A, B, VAL, *(f"test/{stem}.mp3" for stem in tests)):
+        (root / entry).parent.mkdir(parents=True, exist_ok=True)
+        (root / entry).touch()
+    for name, value in (("train", train), ("val", val)):
+        text = value if isinstance(value, str) else json.dumps(value)
+        (root / f"{name}.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_the_courses_layout(tmp_path: Path) -> None:
+    make(tmp_path / "mine")
+    for folder in (tmp_path / "mine", tmp_path / "mine" / "artist20"):
+        corpus = read_corpus(folder)
+        assert corpus.name == "mine"
+        assert corpus.artists == ["abba", "blur"]
+        assert [t.id for t in corpus.split("train")] == [A[2:], B[2:]]
+        (val,) = corpus.split("val")
+        assert (val.artist, val.album, val.path.name) == ("blur", "three", "歌.mp3")
+        assert [t.id for t in corpus.split("test")] == ["001", "002"]
+        assert [t.artist for t in corpus.split("test")] == [None, None]
+        assert corpus.warnings == ()
+
+
+def test_answers_label_the_test_songs_by_number(tmp_path: Path) -> None:
+    make(tmp_path, tests=("002", "1"))
+    (tmp_path / "test_ans.json").write_text('["abba", "blur", "cher"]')
+    tests = {t.id: t.artist for t in read_corpus(tmp_path).split("test")}
+    assert tests == {"002": "blur", "1": "abba"}
+
+
+def test_no_test_songs_are_no_problem(tmp_path: Path) -> None:
+    assert read_corpus(make(tmp_path, tests=())).split("test") == []
+
+
+def test_albums_in_train_and_val_are_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "artist20/train_val/blur/two").mkdir(parents=True)
+    (tmp_path / "artist20/train_val/blur/two/other.mp3").touch()
+    corpus = read_corpus(make(tmp_path, val=["./train_val/blur/two/other.mp3"]))
+    assert "1 album(s) are in train and in val (blur/two)" in corpus.warnings[0]
+
+
+def test_an_album_of_one_title_by_two_artists_is_two_albums(tmp_path: Path) -> None:
+    (tmp_path / "artist20/train_val/abba/two").mkdir(parents=True)
+    (tmp_path / "artist20/train_val/abba/two/hits.mp3").touch()
+    assert read_corpus(make(tmp_path, val=["./train_val/abba/two/hits.mp3"])).warnings == ()
+
+
+BAD = {
+    "broken": ({"train": '["a",\n  "b"'}, r"train\.json: not valid JSON, line 2 column 6"),
+    "object": ({"train": {"a": 1}}, r"train\.json: must be a list of strings"),
+    "numbers": ({"val": [1, 2]}, r"val\.json: must be a list of strings"),
+    "empty": ({"val": []}, r"val\.json: is an empty list"),
+    "no album": ({"train": [A, B, "./train_val/x.mp3"]}, "entry 3, .* is not ./train_val/<artist>"),
+    "parent": ({"train": [A, B, "./train_val/../../x.mp3"]}, "leads out of the corpus"),
+    "absolute": ({"train": [A, B, "/etc/passwd"]}, "leads out of the corpus"),
+    "missing": ({"train": [A, B, "./train_val/a/b/no.mp3"]}, r"no\.mp3': no such file"),
+    "twice": ({"train": [A, B, A]}, "song 1.mp3 is listed 2 times"),
+    "twice, spelt differently": ({"train": [A, B, A[2:]]}, "song 1.mp3 is listed 2 times"),
+    "both": ({"train": [A, B, VAL]}, r"歌\.mp3 is in train\.json and in val\.json"),
+    "unknown artist": (
+        {"train": [A, "./train_val/abba/one/2.mp3"]},
+        "blur is in val but not in tr",
+    ),
+    "one artist": ({"train": [B]}, "only one artist, blur"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_wrong_is_named(tmp_path: Path, kind: str) -> None:
+    arguments, reason = BAD[kind]
+    folder = make(tmp_path, **arguments)
+    (tmp_path / "artist20/train_val/abba/one/2.mp3").touch()
+    with pytest.raises(CorpusError, match=reason):
+        read_corpus(folder)
+
+
+def test_two_test_files_of_one_number_are_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "artist20/test/001.wav").touch()
+    with pytest.raises(CorpusError, match="2 files are called 001"):
+        read_corpus(tmp_path)
+
+
+def test_answers_that_do_not_reach_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, tests=("001", "003", "song"))
+    (tmp_path / "test_ans.json").write_text('["abba", "blur"]')
+    with pytest.raises(CorpusError, match="none for test file 003") as error:
+        read_corpus(tmp_path)
+    assert "none for test file song" in str(error.value)
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    make(tmp_path, train=[A, "/etc/passwd", "./train_val/a/b/no.mp3"], val="{")
+    with pytest.raises(CorpusError, match="3 problems") as error:
+        read_corpus(tmp_path)
+    for part in ("/etc/passwd", "no.mp3", "val.json: not valid JSON"):
+        assert part in str(error.value)
+
+
+def test_a_folder_that_is_none_and_one_without_music(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no such folder; name one with --data"):
+        read_corpus(tmp_path / "none")
+    with pytest.raises(CorpusError, match=r"neither artist20/train\.json nor audio in <artist>"):
+        read_corpus(tmp_path)
+
+
+def test_a_corpus_without_lists_is_an_error_not_a_library(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "artist20/val.json").unlink()
+    with pytest.raises(CorpusError, match=r"val\.json: no such file"):
+        read_corpus(tmp_path)
+
+
+# --- a plain library -------------------------------------------------------------------------
+
+
+def library(folder: Path, albums: dict[str, int], songs: int = 3) -> Path:
+    for artist, n_albums in albums.items():
+        for album in range(n_albums):
+            for song in range(songs):
+                path = folder / artist / f"album {album}" / f"{song}.flac"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+    return folder
+
+
+def test_a_library_is_split_by_album(tmp_path: Path) -> None:
+    corpus = read_corpus(library(tmp_path / "lib", {"abba": 6, "blur": 3, "cher": 12}))
+    assert corpus.warnings == ()
+    albums = {
+        split: {t.album_key for t in corpus.split(split)} for split in ("train", "val", "test")
+    }
+    assert {split: len(keys) for split, keys in albums.items()} == {
+        "train": 4 + 1 + 8,
+        "val": 1 + 1 + 2,
+        "test": 1 + 1 + 2,
+    }
+    assert not albums["train"] & albums["val"]
+    assert not albums["train"] & albums["test"]
+    assert len(corpus.tracks) == 3 * 21
+    assert {t.artist for t in corpus.split("test")} == {"abba", "blur", "cher"}
+
+
+def test_the_seed_draws_the_albums(tmp_path: Path) -> None:
+    folder = library(tmp_path, {"abba": 6, "blur": 6})
+    assert read_corpus(folder, seed=1) == read_corpus(folder, seed=1)
+    assert any(read_corpus(folder, seed=1) != read_corpus(folder, seed=s) for s in range(2, 6))
+
+
+def test_artists_with_few_albums_are_split_by_song_and_said(tmp_path: Path) -> None:
+    folder = library(tmp_path, {"abba": 6})
+    library(folder, {"blur": 1}, songs=6)
+    library(folder, {"cher": 1}, songs=2)
+    corpus = read_corpus(folder)
+    assert "2 artist(s) with fewer than 3 albums are split by song (blur, cher)" in str(
+        corpus.warnings
+    )
+    uses = [(t.artist, t.split) for t in corpus.tracks if t.artist != "abba"]
+    assert sorted(uses) == sorted(
+        [("blur", "test"), ("blur", "val")] + [("blur", "train")] * 4 + [("cher", "train")] * 2
+    )
+
+
+def test_files_out_of_place_and_hidden_ones_are_left_out(tmp_path: Path) -> None:
+    folder = library(tmp_path, {"abba": 3, "blur": 3})
+    (folder / "abba/loose.mp3").touch()
+    (folder / "abba/album 0/._0.mp3").touch()
+    (folder / "abba/album 0/cover.jpg").touch()
+    corpus = read_corpus(folder)
+    assert len(corpus.tracks) == 18
+    assert "1 file(s) not in <artist>/<album>/ are left out: abba/loose.mp3" in str(corpus.warnings)
+
+
+def test_losing_all_songs_of_an_artist_is_an_error(tmp_path: Path) -> None:
+    corpus = read_corpus(make(tmp_path))
+    with pytest.raises(CorpusError, match="only one artist, abba"):
+        corpus.without([t for t in corpus.split("train") if t.artist == "blur"])
+    with pytest.raises(CorpusError, match="no track to use for val"):
+        corpus.without(corpus.split("val"))

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from artistid.files import replacing, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_json(path, {"top1": 0.5})
+    before = path.read_bytes()
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fail()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_is_not_there_until_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "figure.png"
+    with replacing(path) as temporary:
+        temporary.write_text("first half, ")
+        assert not path.exists()
+        assert temporary.suffix == ".png"
+    assert path.read_text() == "first half, "
+
+
+def test_names_stay_readable_in_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", ["周杰倫"])
+    assert "周杰倫" in (tmp_path / "a.json").read_text(encoding="utf-8")
