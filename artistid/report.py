@@ -173,9 +173,13 @@ class Run:
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """The fields of a settings dataclass, paths as text."""
+    """The fields of a settings dataclass, paths as text, short where they are the project's."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+    return {k: _short(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
 
 
 def provenance() -> dict[str, Any]:
