@@ -14,7 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import librosa
+# By name and at once: librosa compiles when a module of it is first loaded, and two processes that
+# do so at the same time can spoil its compiled files for good (github.com/numba/numba/issues/10128).
+# Here that happens once, before there are other processes.
+import librosa.filters
 import numpy as np
 import scipy.fft
 import scipy.signal
@@ -318,7 +321,7 @@ def _sum_over_frames(values: NDArray[Any], settings: FeatureSettings) -> NDArray
 
 
 def _bin_hz(settings: FeatureSettings) -> NDArray[np.float64]:
-    return librosa.fft_frequencies(sr=settings.sample_rate, n_fft=settings.n_fft)
+    return np.fft.rfftfreq(settings.n_fft, 1 / settings.sample_rate)
 
 
 @lru_cache

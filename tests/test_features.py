@@ -1,11 +1,13 @@
 """librosa is the oracle: every column has the value of its function on the same settings."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import librosa
 import numpy as np
 import pytest
-from conftest import tone
+from conftest import PROJECT, tone
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -129,6 +131,22 @@ def test_silent_excerpts_are_left_out(rng: Generator) -> None:
 def test_audio_shorter_than_a_frame_is_refused() -> None:
     with pytest.raises(AudioError, match="shorter than a frame: 2047 samples"):
         features.frame_features(tone(440, 1)[:2047], SETTINGS)
+
+
+def test_librosa_is_loaded_before_there_are_workers() -> None:
+    """Else each worker would compile it anew at the same time, which spoils its files."""
+    code = """
+import sys
+import numpy as np
+from artistid import features
+before = set(sys.modules)
+features.song_features(np.random.default_rng(0).normal(size=50_000).astype("f4"),
+                       features.FeatureSettings())
+late = {name for name in set(sys.modules) - before if name.startswith(("librosa", "numba"))}
+sys.exit(str(late) if late else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
