@@ -14,10 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# By name and at once: librosa compiles when a module of it is first loaded, and two processes that
-# do so at the same time can spoil its compiled files for good (github.com/numba/numba/issues/10128).
-# Here that happens once, before there are other processes.
+# By name and at once: librosa compiles its modules when they are first loaded, and processes that
+# do so at the same time can spoil the compiled files for good (numba's issue 10128). Here it
+# happens once, before there are other processes.
 import librosa.filters
+import librosa.util.utils
 import numpy as np
 import scipy.fft
 import scipy.signal
@@ -320,7 +321,7 @@ def _sum_over_frames(values: NDArray[Any], settings: FeatureSettings) -> NDArray
     return np.lib.stride_tricks.sliding_window_view(sums, hops_per_frame).sum(axis=-1)
 
 
-def _bin_hz(settings: FeatureSettings) -> NDArray[np.float64]:
+def _bin_hz(settings: FeatureSettings) -> NDArray[Any]:
     return np.fft.rfftfreq(settings.n_fft, 1 / settings.sample_rate)
 
 
