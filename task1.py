@@ -39,8 +39,8 @@ def main(settings: Settings) -> None:
         train, val, test = (run.corpus.split(split) for split in SPLITS)
 
         folds = classical.make_folds(train, settings.folds, settings.repeats, settings.seed)
-        log.info("top-1 / top-3 by cross-validation on train: %s", folds.description)
         songs, labels = classical.training_songs(train, artists, load, settings.max_excerpts)
+        log.info("top-1 / top-3 by cross-validation on train, %s:", folds.description)
         trials = classical.grid_search(songs, labels, folds, settings.seed, settings.jobs)
         run.stage_done("grid search")
 

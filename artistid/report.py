@@ -169,7 +169,10 @@ class Run:
             **more,
             "seconds": self.seconds,
         }
-        write_json(self.outputs.results / f"metrics_{self.task}.json", values)
+        path = self.outputs.results / f"metrics_{self.task}.json"
+        write_json(path, values)
+        stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
+        log.info("metrics and figures: %s (%s)", path.parent, stages)
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -1,17 +1,16 @@
-import io
 import os
 import pickle
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skops.io
 from numpy.random import Generator
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -55,6 +54,18 @@ def test_a_song_has_the_mean_posterior_of_its_rows(
     expected = np.stack([rows.predict_proba(song).mean(axis=0) for song in X])
     np.testing.assert_allclose(ours.predict_proba(X), expected, rtol=1e-12)
     np.testing.assert_array_equal(ours.predict(X), expected.argmax(axis=1))
+
+
+def test_tracks_are_predicted_in_batches_and_none_is_lost(
+    songs: tuple[classical.Songs, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = songs
+    tracks = [track("a", str(i)) for i in range(len(X))]
+    model = SongClassifier().fit(X, y)
+    monkeypatch.setattr(classical, "BATCH_SONGS", 7)
+    batched = classical.posteriors(model, tracks, lambda t: X[int(t.album or "")])
+    np.testing.assert_allclose(batched, model.predict_proba(X))
+    assert classical.posteriors(model, [], X.__getitem__).shape == (0, N_ARTISTS)
 
 
 def test_a_decision_function_becomes_a_posterior(
@@ -199,15 +210,11 @@ def test_a_hostile_model_is_refused_and_does_not_run(
     monkeypatch.chdir(tmp_path)
     pickled = tmp_path / "pickle.skops"
     pickled.write_bytes(pickle.dumps({"classifier": Payload()}))
-    unknown = tmp_path / "unknown.skops"
-    schema = io.StringIO(
-        '{"__class__": "system", "__module__": "os", "__loader__": "TypeNode", '
-        '"content": {}, "__id__": 1, "protocol": 0}'
-    )
-    with zipfile.ZipFile(unknown, "w") as archive:
-        archive.writestr("schema.json", schema.getvalue())
-    for path in (pickled, unknown, tmp_path / "missing.skops"):
-        with pytest.raises(UserError, match=path.name):
+    untrusted = tmp_path / "untrusted.skops"
+    skops.io.dump({"classifier": FunctionTransformer(os.mkdir)}, untrusted)
+    reasons = {pickled: "not a zip file", untrusted: "Untrusted types", tmp_path / "no": "no such"}
+    for path, reason in reasons.items():
+        with pytest.raises(UserError, match=f"{path.name}: .*{reason}"):
             classical.load_model(path)
     assert not (tmp_path / "payload has run").exists()
 

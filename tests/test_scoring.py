@@ -40,6 +40,8 @@ def test_a_perfect_and_a_hopeless_ranking() -> None:
     labels = np.arange(5)
     perfect = scoring.score(np.eye(5), labels, ARTISTS)
     assert (perfect.top1, perfect.top3, perfect.macro_f1) == (1, 1, 1)
+    some = scoring.score(np.eye(5)[:2], labels[:2], ARTISTS)
+    assert some.macro_f1 == 1  # the artists that are not there do not count, as in scikit-learn
     hopeless = scoring.score(np.roll(np.eye(5), 1, axis=1), labels, ARTISTS)
     assert (hopeless.top1, hopeless.macro_f1) == (0, 0)
 
