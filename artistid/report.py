@@ -85,6 +85,7 @@ class Run:
 
     def stage_done(self, stage: str) -> None:
         now = time.perf_counter()
+        self.seconds.pop("total", None)  # it comes last
         self.seconds[stage] = round(now - self._last, 2)
         self.seconds["total"] = round(now - self._begin, 2)
         self._last = now
