@@ -169,9 +169,8 @@ def frame_features(audio: Array, settings: FeatureSettings) -> Array:
             f"of {settings.n_fft} needed"
         )
     n_frames = 1 + len(audio) // settings.hop
-    windows = np.lib.stride_tricks.sliding_window_view(
-        np.pad(audio, settings.n_fft // 2), settings.n_fft
-    )[:: settings.hop]
+    padded = np.pad(audio, settings.n_fft // 2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, settings.n_fft)[:: settings.hop]
     power = np.empty((n_frames, settings.n_fft // 2 + 1), dtype=np.float32)
     mel = np.empty((n_frames, settings.n_mels), dtype=np.float32)
     valley = np.empty((n_frames, N_CONTRAST_OCTAVES + 1), dtype=np.float32)
@@ -188,7 +187,7 @@ def frame_features(audio: Array, settings: FeatureSettings) -> Array:
         spectral[block, :4] = _spectral_shape(magnitude, power[block], settings)
         tones.append(_tones(power[block], settings))
     spectral[:, 4] = _zero_crossing_rate(audio, settings)
-    spectral[:, 5] = _rms(audio, settings)
+    spectral[:, 5] = _rms(padded, settings)
     log_mel = _decibels(mel)
     mfcc = scipy.fft.dct(log_mel, type=2, norm="ortho", axis=-1)[:, : settings.n_mfcc]
     return np.hstack(
@@ -266,7 +265,7 @@ def _tones(power: Array, settings: FeatureSettings) -> NDArray[np.float32]:
     floor = TUNING_PEAK_SHARE * power.max(axis=-1, keepdims=True)
     left, centre, right = (power[:, low + step : high + step] for step in (-1, 0, 1))
     is_peak = (centre > floor) & (centre > left) & (centre >= right)
-    frame, bin_ = np.nonzero(is_peak)
+    frame, bin_ = np.divmod(np.flatnonzero(is_peak), high - low)  # faster than np.nonzero
     bin_ += low
     left, centre, right = (power[frame, bin_ + step] for step in (-1, 0, 1))
     slope = (right - left) / 2
@@ -306,8 +305,7 @@ def _zero_crossing_rate(audio: Array, settings: FeatureSettings) -> Array:
     return np.asarray((inside - first) / settings.n_fft, dtype=np.float32)
 
 
-def _rms(audio: Array, settings: FeatureSettings) -> Array:
-    padded = np.pad(audio, settings.n_fft // 2)
+def _rms(padded: Array, settings: FeatureSettings) -> Array:
     power = _sum_over_frames(padded**2, settings) / settings.n_fft
     return np.asarray(np.sqrt(power), dtype=np.float32)
 
