@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from artistid.files import replacing
 
@@ -55,4 +55,4 @@ def load_entry(path: Path) -> Entry | None:
 def save_entry(path: Path, entry: Entry) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in entry.arrays.items()}
     with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata=dict(entry.notes))
+        temporary.write_bytes(save(arrays, metadata=dict(entry.notes)))

@@ -92,8 +92,8 @@ class SongClassifier(ClassifierMixin, BaseEstimator):
         return sums / counts[:, np.newaxis]
 
     def predict(self, X: Any) -> NDArray[Any]:
-        check_is_fitted(self)
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        best = np.argmax(self.predict_proba(X), axis=1)
+        return self.classes_[best]
 
     def _row_posteriors(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         if hasattr(self.row_classifier_, "predict_proba"):

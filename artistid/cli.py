@@ -68,9 +68,7 @@ def start(settings: type[Settings], main: Callable[[Settings], None], descriptio
     except UserError as error:
         _exit(f"{program}: {error}", 2)
     except OSError as error:
-        if error.filename is None:
-            raise
-        _exit(f"{program}: {error.filename}: {error.strerror}", 2)
+        _exit(f"{program}: {error.filename or 'file system'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
         _exit(f"\n{program}: stopped; what was extracted is cached, run it again to go on", 130)
 

@@ -20,6 +20,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is reported without a name
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,12 @@ def test_the_file_is_not_there_until_it_is_whole(tmp_path: Path) -> None:
 def test_names_stay_readable_in_json(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", ["周杰倫"])
     assert "周杰倫" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "entry"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*entry"):
+        fail()
