@@ -24,7 +24,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from artistid import parallel
-from artistid.files import write_json
+from artistid.files import TEMPORARY, remove_stale, write_json
 
 VERSION = 1  # raise it when the audio changes
 STAMP = "demo.json"  # marks a folder as this corpus and says which version
@@ -97,7 +97,8 @@ def ensure_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> bool:
     except (OSError, ValueError):
         pass
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-demo-") as temporary:
+    remove_stale(folder.parent)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=TEMPORARY) as temporary:
         made = Path(temporary) / folder.name
         make_demo_corpus(made, seed, jobs)
         write_json(made / STAMP, stamp)

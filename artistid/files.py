@@ -2,10 +2,28 @@
 
 import json
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+
+TEMPORARY = ".tmp-"  # how names of files and folders in the making begin
+STALE_S = 24 * 3600  # what is older was left by a run that was killed
+
+
+def remove_stale(folder: Path) -> None:
+    """Delete what killed runs left half-made in `folder`; nothing that may be in the making."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(FileNotFoundError):  # another run may be tidying up, too
+            if time.time() - path.stat().st_mtime < STALE_S:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 @contextmanager
@@ -15,8 +33,9 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder is made where it is missing. After an error nothing is left and `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path.parent)
     # keeps the suffix, by which writers such as matplotlib choose the format
-    temporary = path.parent / f".tmp-{secrets.token_hex(8)}{path.suffix}"
+    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}"
     try:
         yield temporary
         temporary.replace(path)

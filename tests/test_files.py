@@ -1,4 +1,6 @@
 import errno
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,16 @@ def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> No
 
     with pytest.raises(OSError, match=r"No space left on device: .*entry"):
         fail()
+
+
+def test_what_a_killed_run_left_is_removed_the_next_day(tmp_path: Path) -> None:
+    for age_h, name in ((0, "young"), (25, "old")):
+        folder = tmp_path / f".tmp-{name}-folder"
+        (folder / "inside").mkdir(parents=True)
+        file = tmp_path / f".tmp-{name}.txt"
+        file.write_text("half")
+        for path in (folder, file):
+            os.utime(path, (time.time() - age_h * 3600,) * 2)
+    write_json(tmp_path / "a.json", 1)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a.json", ".tmp-young-folder", ".tmp-young.txt"}
