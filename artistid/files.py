@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-
 TEMPORARY = ".tmp-"  # how names of files and folders in the making begin
 STALE_S = 24 * 3600  # what is older was left by a run that was killed
 
