@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = ".tmp-"  # how names of files and folders in the making begin
+TEMPORARY = ".artistid-making-"  # nobody else's names begin so: what is old may be deleted
 STALE_S = 24 * 3600  # what is older was left by a run that was killed
 
 

@@ -49,12 +49,20 @@ def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> No
 
 def test_what_a_killed_run_left_is_removed_the_next_day(tmp_path: Path) -> None:
     for age_h, name in ((0, "young"), (25, "old")):
-        folder = tmp_path / f".tmp-{name}-folder"
+        folder = tmp_path / f".artistid-making-{name}-folder"
         (folder / "inside").mkdir(parents=True)
-        file = tmp_path / f".tmp-{name}.txt"
+        file = tmp_path / f".artistid-making-{name}.txt"
         file.write_text("half")
         for path in (folder, file):
             os.utime(path, (time.time() - age_h * 3600,) * 2)
+    stranger = tmp_path / ".tmp-of-another-program"
+    stranger.mkdir()
+    os.utime(stranger, (0, 0))
     write_json(tmp_path / "a.json", 1)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"a.json", ".tmp-young-folder", ".tmp-young.txt"}
+    assert names == {
+        "a.json",
+        ".artistid-making-young-folder",
+        ".artistid-making-young.txt",
+        ".tmp-of-another-program",
+    }
