@@ -176,10 +176,11 @@ def describe(parameters: Parameters) -> str:
     """A grid point in words: "C=10, gamma=0.0007, project=PCA"."""
     words = []
     for key, value in sorted(parameters.items()):
-        text = type(value).__name__ if isinstance(value, BaseEstimator) else f"{value}"
-        if isinstance(value, float):
-            text = f"{value:.3g}"
-        words.append(f"{key.split('__')[-1]}={text}")
+        if isinstance(value, BaseEstimator):
+            value = type(value).__name__
+        elif isinstance(value, float):
+            value = f"{value:.3g}"
+        words.append(f"{key.split('__')[-1]}={value}")
     return ", ".join(words)
 
 
@@ -197,7 +198,7 @@ def make_folds(tracks: Sequence[Track], n_folds: int, repeats: int, seed: int) -
     Raises UserError where there are not two artists with two tracks.
     """
     artists = np.array([track.artist for track in tracks])
-    albums = np.array([f"{track.artist}/{track.album}" for track in tracks])
+    albums = np.array([track.album_key for track in tracks])
     _, counts = np.unique(artists, return_counts=True)
     if np.sum(counts >= 2) < 2:
         raise UserError("cross-validation needs at least two artists with two tracks in train")

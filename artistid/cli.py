@@ -13,9 +13,8 @@ from artistid import report
 from artistid.dataset import Corpus, read_corpus
 from artistid.demo import ensure_demo_corpus, is_demo_corpus
 from artistid.errors import UserError
-from artistid.report import Outputs, Run
+from artistid.report import PROJECT, Outputs, Run
 
-PROJECT = Path(__file__).resolve().parent.parent
 COURSE = PROJECT / "hw1"
 DEMO = COURSE / "demo"
 DEMO_NOTICE = (

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from artistid.errors import UserError
 
@@ -25,16 +25,11 @@ Split = Literal["train", "val", "test"]
 AUDIO_SUFFIXES = frozenset(
     {".mp3", ".wav", ".flac", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".m4a", ".aac"}
 )  # the last two are no format of libsndfile: they are refused by name instead of overlooked
-MAX_LINES = 20  # of one kind in a message
+MAX_LINES = 20  # problems spelt out in a message; the others are counted
 
 
 class CorpusError(UserError):
     """A corpus that can't be used; the message has every problem, one a line."""
-
-
-class AlbumKey(NamedTuple):
-    artist: str
-    album: str
 
 
 @dataclass(frozen=True)
@@ -46,9 +41,9 @@ class Track:
     album: str | None = None
 
     @property
-    def album_key(self) -> AlbumKey:
-        """Albums of one title by two artists are two albums."""
-        return AlbumKey(self.artist or "", self.album or "")
+    def album_key(self) -> str:
+        """ "artist/album": albums of one title by two artists are two albums."""
+        return f"{self.artist}/{self.album}"
 
 
 @dataclass(frozen=True)
@@ -213,9 +208,9 @@ def _shared_albums(train: Sequence[Track], val: Sequence[Track]) -> list[str]:
     shared = sorted({track.album_key for track in train} & {track.album_key for track in val})
     if not shared:
         return []
-    names = _shorten([f"{key.artist}/{key.album}" for key in shared], 5)
+    names = ", ".join(_shorten(shared, 5))
     return [
-        f"{len(shared)} album(s) are in train and in val ({', '.join(names)}): scores on val are "
+        f"{len(shared)} album(s) are in train and in val ({names}): scores on val are "
         "then too high, since a model may know the album's sound and not the artist"
     ]
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -30,7 +31,8 @@ VERSION = 1  # raise it when the audio changes
 STAMP = "demo.json"  # marks a folder as this corpus and says which version
 
 N_SINGERS = 20
-N_ALBUMS = 6  # 4 for train, 1 for val, 1 for test
+N_ALBUMS = 6
+VAL_ALBUM, TEST_ALBUM = 4, 5  # numbers from 0; the others are for train
 N_SONGS = 2  # an album
 SONG_S = 10.0
 RATE = 16_000  # Hz
@@ -121,14 +123,14 @@ def make_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> None:
         partial(_write_song, seed=seed), songs, jobs=jobs, label="demo", unit="song"
     ):
         pass
-    for split, albums in (("train", range(4)), ("val", [4])):
+    for split, albums in (("train", range(VAL_ALBUM)), ("val", [VAL_ALBUM])):
         names = [
             "./" + path.relative_to(folder / "artist20").as_posix()
             for path, _, album, _ in songs
             if album in albums
         ]
         write_json(folder / "artist20" / f"{split}.json", names)
-    tests = sorted((path.stem, singer) for path, singer, album, _ in songs if album == 5)
+    tests = sorted((path.stem, singer) for path, singer, album, _ in songs if album == TEST_ALBUM)
     write_json(folder / "test_ans.json", [singer_name(singer) for _, singer in tests])
 
 
@@ -155,7 +157,7 @@ def _songs(root: Path, seed: int) -> Iterator[tuple[Path, int, int, int]]:
     for singer in range(N_SINGERS):
         for album in range(N_ALBUMS):
             for song in range(N_SONGS):
-                if album == N_ALBUMS - 1:
+                if album == TEST_ALBUM:
                     path = root / "test" / f"{next(test_numbers):03d}.mp3"
                 else:
                     own = root / "train_val" / singer_name(singer) / f"album_{album + 1}"
@@ -223,10 +225,6 @@ def _draw_room(draw: Generator) -> Signal:
 # --- the song --------------------------------------------------------------------------------
 
 
-def _time() -> Signal:
-    return np.arange(int(SONG_S * RATE)) / RATE
-
-
 def _sing(voice: Singer, album: Album, draw: Generator) -> Signal:
     starts, degrees = _melody(voice, draw)
     pitch = voice.tonic_hz * 2 ** ((_semitones(degrees, album.scale) + album.transpose) / 12)
@@ -249,7 +247,8 @@ def _melody(voice: Singer, draw: Generator) -> tuple[NDArray[np.intp], NDArray[n
     return starts, degrees
 
 
-def _semitones(degrees: NDArray[np.intp], scale: int) -> NDArray[np.intp]:
+def _semitones(degrees: Any, scale: int) -> Any:
+    """Above the tonic, of a scale degree or of an array of them."""
     octave, step = np.divmod(degrees, 7)
     return 12 * octave + SCALES[scale][step]
 
@@ -258,7 +257,8 @@ def _glottal_source(voice: Singer, pitch_hz: Signal, draw: Generator) -> Signal:
     """Derivative of Rosenberg's pulse (type C) at a gliding, trembling pitch, with breath."""
     glide = np.exp(-1 / (voice.glide_s * RATE / 3))
     smooth = scipy.signal.lfilter([1 - glide], [1, -glide], np.log2(pitch_hz / pitch_hz[0]))
-    vibrato = voice.vibrato_cents / 1200 * np.sin(2 * np.pi * voice.vibrato_hz * _time())
+    time = np.arange(len(pitch_hz)) / RATE
+    vibrato = voice.vibrato_cents / 1200 * np.sin(2 * np.pi * voice.vibrato_hz * time)
     phase = np.cumsum(pitch_hz[0] * 2 ** (smooth + vibrato) / RATE) % 1
     rise, fall = voice.open_share * 2 / 3, voice.open_share / 3
     opening = np.sin(np.pi * phase / rise) / rise
@@ -305,10 +305,10 @@ def _accompany(voice: Singer, album: Album, draw: Generator) -> Signal:
     roots = draw.integers(0, 7, size=int(SONG_S * RATE) // (4 * beat) + 1)
     played = np.zeros(int(SONG_S * RATE))
     for number, start in enumerate(range(0, len(played), beat)):
-        time = _time()[: min(2 * beat, len(played) - start)]
+        time = np.arange(min(2 * beat, len(played) - start)) / RATE
         decay = np.exp(-time / album.pluck_s)
-        degrees = roots[number // 4] + np.array(CHORD_DEGREES) - 7
-        note = _semitones(degrees[[number % 3]], album.scale)[0] + album.transpose
+        degree = roots[number // 4] + CHORD_DEGREES[number % 3] - 7
+        note = _semitones(degree, album.scale) + album.transpose
         pitch = voice.tonic_hz * 2 ** (note / 12)
         tone = sum(
             level * np.sin(2 * np.pi * pitch * (k + 1) * time)

@@ -137,21 +137,21 @@ class Run:
         return scores
 
     def score(self, posteriors: NDArray[Any], tracks: Sequence[Track]) -> Scores:
-        artists = self.corpus.artists
-        labels = scoring.labels_of([track.artist for track in tracks], artists)
-        return scoring.score(posteriors, labels, artists)
+        return scoring.score(posteriors, self._labels(tracks), self.corpus.artists)
+
+    def _labels(self, tracks: Sequence[Track]) -> NDArray[np.intp]:
+        return scoring.labels_of([track.artist for track in tracks], self.corpus.artists)
 
     def draw_confusion(
         self, file_name: str, model: str, posteriors: NDArray[Any], tracks: Sequence[Track]
     ) -> None:
         """The confusion matrix of one model on labelled tracks."""
-        artists = self.corpus.artists
-        labels = scoring.labels_of([track.artist for track in tracks], artists)
+        labels = self._labels(tracks)
         right = scoring.top_k(posteriors, labels, 1)
         draw_confusion(
             self.outputs.results / file_name,
             scoring.confusion(posteriors, labels),
-            artists,
+            self.corpus.artists,
             f"{model}, {tracks[0].split}: {right:.1%} of {len(tracks)} songs right",
         )
 
