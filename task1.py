@@ -8,6 +8,7 @@ import logging
 from dataclasses import asdict, dataclass
 
 from artistid import classical, cli, features, report
+from artistid.errors import require_at_least
 from artistid.report import SPLITS
 
 log = logging.getLogger("artistid")
@@ -28,7 +29,7 @@ class Settings(cli.CommonSettings):
 
     def check(self) -> None:
         super().check()
-        self.require_at_least(max_excerpts=1, folds=2, repeats=1)
+        require_at_least(self, max_excerpts=1, folds=2, repeats=1)
 
 
 def main(settings: Settings) -> None:

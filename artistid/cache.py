@@ -7,7 +7,8 @@ between runs and machines, and deleted at any time.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from artistid.errors import UserError
 from artistid.files import replacing
 
 
@@ -50,6 +52,29 @@ def load_entry(path: Path) -> Entry | None:
             return Entry(arrays, file.metadata() or {})
     except (FileNotFoundError, SafetensorError):
         return None
+
+
+def load_notes(path: Path) -> Mapping[str, str] | None:
+    """The notes of the entry at `path`, without its arrays; None as for `load_entry`.
+
+    That all the arrays' bytes are there is checked, by the file's length."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The entry at `path` as a `safe_open` file: a memory map, of which slices can be read.
+
+    Raises UserError where the cache has lost it."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"{path}: gone from the cache; run it again") from error
 
 
 def save_entry(path: Path, entry: Entry) -> None:

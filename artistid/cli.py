@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ from artistid import report
 from artistid.dataset import Corpus, read_corpus
 from artistid.demo import ensure_demo_corpus, is_demo_corpus
 from artistid.errors import UserError
+from artistid.parallel import IS_MAIN_PROCESS
 from artistid.report import PROJECT, Outputs, Run
 
 COURSE = PROJECT / "hw1"
@@ -47,13 +48,6 @@ class CommonSettings:
         if self.jobs == 0:
             raise UserError("--jobs 0: use a number of processes, or -1 for one a core")
 
-    def require_at_least(self, **least: int) -> None:
-        """Raise UserError where a field is smaller than the value given for it."""
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                option = name.replace("_", "-")
-                raise UserError(f"--{option} {getattr(self, name)}: must be at least {value}")
-
 
 Settings = TypeVar("Settings", bound=CommonSettings)
 
@@ -63,7 +57,9 @@ def start(settings: type[Settings], main: Callable[[Settings], None], descriptio
     130 for Ctrl-C. A traceback means a fault of ours."""
     program = Path(sys.argv[0]).name
     try:
-        main(tyro.cli(settings, prog=program, description=description))
+        chosen = tyro.cli(settings, prog=program, description=description)
+        chosen.check()
+        main(chosen)
     except UserError as error:
         _exit(f"{program}: {error}", 2)
     except OSError as error:
@@ -79,11 +75,13 @@ def _exit(message: str, status: int) -> None:
 
 @contextmanager
 def open_run(task: str, log_name: str, settings: CommonSettings) -> Iterator[Run]:
-    """Choose the corpus and where to write; the log takes its name when the block succeeds."""
-    settings.check()
+    """Choose the corpus and where to write; the log takes its name when the block succeeds.
+
+    Of several processes of one run only the main one has a log."""
     corpus, is_demo = _choose_corpus(settings)
     outputs = _choose_outputs(settings.out, is_demo)
-    with report.logging_to(outputs.texts / log_name):
+    path = outputs.texts / log_name
+    with report.logging_to(path) if IS_MAIN_PROCESS else nullcontext():
         run = Run(task, settings, corpus, outputs)
         run.log_start()
         yield run
@@ -94,7 +92,8 @@ def _choose_corpus(settings: CommonSettings) -> tuple[Corpus, bool]:
     folder = settings.data or COURSE
     if settings.data is None and not (COURSE / "artist20").exists():
         folder = DEMO
-        print(f"no {COURSE / 'artist20'} and no --data: using the demo corpus, {DEMO}")
+        if IS_MAIN_PROCESS:
+            print(f"no {COURSE / 'artist20'} and no --data: using the demo corpus, {DEMO}")
     if folder.resolve() == DEMO:
         ensure_demo_corpus(DEMO, jobs=settings.jobs)
     corpus = read_corpus(folder, settings.seed)

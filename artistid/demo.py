@@ -11,7 +11,7 @@ Everything follows from one seed; the same seed and VERSION give the same bytes.
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,21 +93,27 @@ def ensure_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> bool:
     It is made beside its place and renamed into it, so that it is there whole or not at all.
     """
     stamp = {"version": VERSION, "seed": seed}
-    try:
-        if json.loads((folder / STAMP).read_text()) == stamp:
-            return False
-    except (OSError, ValueError):
-        pass
+    if _has_stamp(folder, stamp):
+        return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=TEMPORARY) as temporary:
         made = Path(temporary) / folder.name
         make_demo_corpus(made, seed, jobs)
         write_json(made / STAMP, stamp)
+        if _has_stamp(folder, stamp):  # another run was faster, and may be reading its own
+            return False
         if folder.exists():
             folder.rename(Path(temporary) / "old")
         made.rename(folder)
     return True
+
+
+def _has_stamp(folder: Path, stamp: Mapping[str, int]) -> bool:
+    try:
+        return bool(json.loads((folder / STAMP).read_text()) == stamp)
+    except (OSError, ValueError):
+        return False
 
 
 def is_demo_corpus(folder: Path) -> bool:

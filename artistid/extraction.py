@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from artistid import audio, parallel
 from artistid.audio import AudioError
@@ -14,7 +16,7 @@ from artistid.cache import (
     Entry,
     content_digest,
     entry_path,
-    load_entry,
+    load_notes,
     save_entry,
     settings_digest,
 )
@@ -72,7 +74,9 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, jobs: int) -> 
     """
     work = partial(_extract_one, recipe=recipe, cache=cache)
     paths = [track.path for track in tracks]
-    outcomes = parallel.run(work, paths, jobs=jobs, label=recipe.name, unit="song")
+    known = _known_outcomes(paths, recipe, cache)
+    rest = parallel.run(work, paths[len(known) :], jobs=jobs, label=recipe.name, unit="song")
+    outcomes = chain(known, rest if len(known) < len(paths) else ())
     entries, notes, refused = {}, {}, {}
     for track, outcome in zip(tracks, outcomes, strict=True):
         if outcome.entry is None:
@@ -84,16 +88,34 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, jobs: int) -> 
     return Extraction(entries, notes, refused)
 
 
+def _known_outcomes(paths: Sequence[Path], recipe: Recipe, cache: Path) -> list[_Outcome]:
+    """Of the first files, up to one that is not cached: where all are, no process is started."""
+    known: list[_Outcome] = []
+    bar = tqdm(paths, desc=f"{recipe.name}, cached", unit="song", leave=False, disable=None)
+    for path in bar:
+        try:
+            place = entry_path(cache, _content(path), recipe.digest)
+        except AudioError:
+            break
+        notes = load_notes(place)
+        if notes is None:
+            break
+        known.append(_Outcome(place, notes.get("note", "")))
+    bar.close()
+    return known
+
+
 def _extract_one(path: Path, recipe: Recipe, cache: Path) -> _Outcome:
     try:
         place = entry_path(cache, _content(path), recipe.digest)
-        entry = load_entry(place)
-        if entry is None:
+        notes = load_notes(place)
+        if notes is None:
             entry = _compute(path, recipe)
             save_entry(place, entry)
+            notes = entry.notes
     except AudioError as error:
         return _Outcome(refusal=str(error))
-    return _Outcome(place, entry.notes.get("note", ""))
+    return _Outcome(place, notes.get("note", ""))
 
 
 def _content(path: Path) -> str:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,18 @@ from artistid.files import replacing, write_json
 from artistid.scoring import Scores
 
 PROJECT = Path(__file__).resolve().parent.parent
-PACKAGES = ("numpy", "scipy", "librosa", "soundfile", "soxr", "scikit-learn", "skops")
+PACKAGES = {  # that compute or store, by the module's name; those in use are reported
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "librosa": "librosa",
+    "soundfile": "soundfile",
+    "soxr": "soxr",
+    "sklearn": "scikit-learn",
+    "skops": "skops",
+    "safetensors": "safetensors",
+    "torch": "torch",
+    "accelerate": "accelerate",
+}
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 EAST_ASIAN_FONTS = (
     "Noto Sans CJK JP",
@@ -137,16 +148,16 @@ class Run:
         return scores
 
     def score(self, posteriors: NDArray[Any], tracks: Sequence[Track]) -> Scores:
-        return scoring.score(posteriors, self._labels(tracks), self.corpus.artists)
+        return scoring.score(posteriors, self.labels(tracks), self.corpus.artists)
 
-    def _labels(self, tracks: Sequence[Track]) -> NDArray[np.intp]:
+    def labels(self, tracks: Sequence[Track]) -> NDArray[np.intp]:
         return scoring.labels_of([track.artist for track in tracks], self.corpus.artists)
 
     def draw_confusion(
         self, file_name: str, model: str, posteriors: NDArray[Any], tracks: Sequence[Track]
     ) -> None:
         """The confusion matrix of one model on labelled tracks."""
-        labels = self._labels(tracks)
+        labels = self.labels(tracks)
         right = scoring.top_k(posteriors, labels, 1)
         draw_confusion(
             self.outputs.results / file_name,
@@ -154,6 +165,12 @@ class Run:
             self.corpus.artists,
             f"{model}, {tracks[0].split}: {right:.1%} of {len(tracks)} songs right",
         )
+
+    def draw_curves(
+        self, file_name: str, model: str, curves: Mapping[str, Sequence[float]], best: int
+    ) -> None:
+        """How training went; see `draw_curves`."""
+        draw_curves(self.outputs.results / file_name, curves, best, model)
 
     def write_metrics(self, val: Scores, test: Scores | None, **more: Any) -> None:
         """Accuracies are fractions of songs."""
@@ -188,12 +205,8 @@ def _short(path: Path) -> str:
 
 def provenance() -> dict[str, Any]:
     """Versions of what computes, and the commit of the code (empty where git knows none)."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "missing"
+    used = {name: version(name) for module, name in PACKAGES.items() if module in sys.modules}
+    versions = {"python": platform.python_version(), **used}
     return {"versions": versions, "git_commit": _git_commit()}
 
 
@@ -273,4 +286,45 @@ def _confusion_figure(counts: NDArray[np.intp], artists: Sequence[str], title: s
     axes.set_xlabel("predicted (number of songs; colour: share of the row)")
     axes.set_ylabel("true artist")
     axes.set_title(title)
+    return figure
+
+
+def draw_curves(path: Path, curves: Mapping[str, Sequence[float]], best: int, title: str) -> None:
+    """Training by epoch: `curves` has top1, top3, loss and val_loss, `best` is an index of them."""
+    figure = _curves_figure(curves, best, title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _curves_figure(curves: Mapping[str, Sequence[float]], best: int, title: str) -> Figure:
+    epochs = np.arange(1, len(curves["loss"]) + 1)
+    figure, (accuracy, loss) = plt.subplots(2, 1, figsize=(4.5, 5), sharex=True)
+    for axes, name, label in (
+        (accuracy, "top1", "top-1"),
+        (accuracy, "top3", "top-3"),
+        (loss, "loss", "train (crops, augmented)"),
+        (loss, "val_loss", "val (songs)"),
+    ):
+        axes.plot(epochs, curves[name], marker="." if len(epochs) < 50 else "", label=label)
+    for axes in (accuracy, loss):
+        axes.axvline(best + 1, color="0.5", linestyle="--", linewidth=1, zorder=0)
+        axes.grid(color="0.9", linewidth=0.5)
+    accuracy.annotate(
+        f"best: epoch {best + 1}\n{curves['top1'][best]:.3f} / {curves['top3'][best]:.3f}",
+        (best + 1, 0.03),
+        xytext=(-4 if best + 1 > len(epochs) / 2 else 4, 0),
+        textcoords="offset points",
+        ha="right" if best + 1 > len(epochs) / 2 else "left",
+    )
+    accuracy.set_ylim(0, 1.03)
+    accuracy.set_ylabel("accuracy on val")
+    accuracy.legend(loc="upper left")
+    accuracy.set_title(title)
+    loss.set_ylim(bottom=0)
+    loss.set_ylabel("loss")
+    loss.set_xlabel("epoch")
+    loss.xaxis.get_major_locator().set_params(integer=True)
+    loss.legend(loc="upper right")
+    figure.tight_layout()
     return figure

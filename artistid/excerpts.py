@@ -1,0 +1,130 @@
+"""Excerpts of the cached log-mels of songs: where they begin, and how they are read.
+
+A song is a (frames, mels) array in half precision; an excerpt is some of its consecutive frames.
+A song that is shorter than an excerpt is repeated to its length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from artistid import cache
+
+Indices = NDArray[np.intp]
+
+NAME = "log_mel"  # of the array in a cache entry
+RESIDENT_SHARE = 0.5  # of a GPU's free memory that songs may take; the rest is for training
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    songs: Indices  # (excerpts,), the number of the song
+    starts: Indices  # (excerpts,), its first frame in the song
+
+    def __len__(self) -> int:
+        return len(self.songs)
+
+    def take(self, which: Any) -> "Excerpts":
+        """Some of them: `which` is an index array or a slice."""
+        return Excerpts(self.songs[which], self.starts[which])
+
+
+class Songs(Protocol):
+    """Songs to read excerpts from."""
+
+    lengths: Indices  # (songs,), frames
+
+    def read(self, excerpts: Excerpts, n_frames: int) -> Tensor:
+        """(excerpts, n_frames, mels), float16, on the device where the songs are."""
+
+
+class MappedSongs:
+    """Read from the cache by memory maps, each open for a moment: neither memory nor open files
+    grow with the number of songs."""
+
+    def __init__(self, entries: Sequence[Path]) -> None:
+        self._entries = list(entries)
+        shapes = [self._shape(path) for path in entries]
+        self.lengths = np.array([frames for frames, _ in shapes], dtype=np.intp)
+        self.n_mels = shapes[0][1] if shapes else 0
+
+    @staticmethod
+    def _shape(entry: Path) -> tuple[int, int]:
+        with cache.opened(entry) as file:
+            n_frames, n_mels = file.get_slice(NAME).get_shape()
+        return n_frames, n_mels
+
+    def read(self, excerpts: Excerpts, n_frames: int) -> Tensor:
+        rows = np.empty((len(excerpts), n_frames, self.n_mels), dtype=np.float16)
+        for row, song, start in zip(rows, excerpts.songs, excerpts.starts, strict=True):
+            with cache.opened(self._entries[song]) as file:
+                frames = file.get_slice(NAME)[int(start) : int(start) + n_frames]
+            row[:] = np.resize(frames, row.shape)
+        return torch.from_numpy(rows)
+
+
+class ResidentSongs:
+    """All songs in the memory of a device, where the excerpts are cut."""
+
+    def __init__(self, songs: MappedSongs, device: torch.device) -> None:
+        self.lengths = songs.lengths
+        self._device = device
+        offsets = np.cumsum(songs.lengths) - songs.lengths
+        shape = (int(songs.lengths.sum()), songs.n_mels)
+        self._frames = torch.empty(shape, dtype=torch.float16, device=device)
+        for song, (offset, length) in enumerate(zip(offsets, songs.lengths, strict=True)):
+            whole = Excerpts(np.array([song]), np.array([0]))
+            self._frames[offset : offset + length] = songs.read(whole, length)[0].to(device)
+        self._offsets = torch.from_numpy(offsets).to(device)
+        self._lengths = torch.from_numpy(songs.lengths).to(device)
+
+    def read(self, excerpts: Excerpts, n_frames: int) -> Tensor:
+        songs = torch.from_numpy(excerpts.songs).to(self._device)
+        starts = torch.from_numpy(excerpts.starts).to(self._device)
+        within = starts[:, None] + torch.arange(n_frames, device=self._device)
+        within %= self._lengths[songs][:, None]
+        return self._frames[self._offsets[songs][:, None] + within]
+
+
+def open_songs(entries: Sequence[Path], device: torch.device) -> Songs:
+    """In the memory of `device` where it is a GPU with room for all of them, else mapped."""
+    songs = MappedSongs(entries)
+    if device.type != "cuda":
+        return songs
+    needed = int(songs.lengths.sum()) * songs.n_mels * 2  # bytes
+    free, _ = torch.cuda.mem_get_info(device)
+    return ResidentSongs(songs, device) if needed < RESIDENT_SHARE * free else songs
+
+
+def covering(lengths: Indices, n_frames: int) -> Excerpts:
+    """Every song from beginning to end, one excerpt after the other; the last one ends with its
+    song, so that it may overlap the one before."""
+    songs, numbers, _ = _numbered(lengths, n_frames)
+    last = np.maximum(lengths - n_frames, 0)
+    return Excerpts(songs, np.minimum(numbers * n_frames, last[songs]))
+
+
+def random_crops(lengths: Indices, n_frames: int, draw: Generator) -> Excerpts:
+    """An epoch: as many crops of each song as cover it, all in random order.
+
+    Each is drawn from a stretch of its own, so that no part of a song is left out for long."""
+    songs, numbers, counts = _numbered(lengths, n_frames)
+    n_starts = np.maximum(lengths - n_frames, 0) + 1
+    place = (numbers + draw.random(len(songs))) / counts[songs]  # in [0, 1), of the song
+    crops = Excerpts(songs, (place * n_starts[songs]).astype(np.intp))
+    return crops.take(draw.permutation(len(crops)))
+
+
+def _numbered(lengths: Indices, n_frames: int) -> tuple[Indices, Indices, Indices]:
+    """Song of each excerpt, its number within the song, and how many each song has."""
+    counts = -(-lengths // n_frames)
+    songs = np.repeat(np.arange(len(lengths)), counts)
+    first = np.cumsum(counts) - counts
+    return songs, np.arange(len(songs)) - first[songs], counts

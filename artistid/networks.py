@@ -1,0 +1,57 @@
+"""The networks: from a log-mel excerpt to one logit for each artist."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class MelCNNSettings:
+    """Every width of a MelCNN."""
+
+    n_artists: int
+    n_mels: int
+    channels: tuple[int, ...] = (32, 64, 64, 128, 128)  # of each convolution block
+    hidden: int = 128  # of the two fully connected layers
+    dropout: float = 0.2  # between the two
+
+
+class MelCNN(nn.Module):
+    """(batch, frames, mels) in decibels -> (batch, artists) logits.
+
+    A short-chunk CNN (Won et al. 2020, arXiv 2006.00751), but the first block strides over two
+    frames and two bands where theirs pools: a third of the time for as good a result."""
+
+    def __init__(self, settings: MelCNNSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        first, *others = settings.channels
+        self.normalise = nn.BatchNorm1d(settings.n_mels)  # each band by itself
+        self.blocks = nn.Sequential(
+            _block(1, first, kernel=5, stride=2),
+            *(_block(i, o, pool=2) for i, o in zip(settings.channels, others, strict=False)),
+        )
+        self.head = nn.Sequential(
+            nn.Linear(2 * settings.channels[-1], settings.hidden),
+            nn.ReLU(),
+            nn.Dropout(settings.dropout),
+            nn.Linear(settings.hidden, settings.n_artists),
+        )
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        bands = self.normalise(log_mel.transpose(1, 2))  # (batch, mels, frames)
+        image = self.blocks(bands.transpose(1, 2).unsqueeze(1))  # (batch, channels, time, band)
+        over_time = image.mean(dim=3)  # (batch, channels, time)
+        pooled = torch.cat([over_time.mean(dim=2), over_time.amax(dim=2)], dim=1)
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+def _block(n_in: int, n_out: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> nn.Sequential:
+    layers = [
+        nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(n_out),
+        nn.ReLU(inplace=True),
+    ]
+    return nn.Sequential(*layers, *([nn.MaxPool2d(pool, ceil_mode=True)] if pool > 1 else []))

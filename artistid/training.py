@@ -1,0 +1,365 @@
+"""Train a network on excerpts of songs, and score whole songs with it.
+
+What is random follows from the seed and the number of the epoch alone, so that a training that was
+stopped goes on as if it had not been, and so that all processes draw the same epoch.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from artistid import scoring
+from artistid.augmentation import mixup, spec_augment
+from artistid.checkpoints import ResumeFile
+from artistid.devices import DeviceName, Devices, Precision
+from artistid.errors import UserError, require_at_least
+from artistid.excerpts import Excerpts, Songs, covering, random_crops
+
+INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
+WARM_UP = 0.3  # share of the steps in which the learning rate rises
+LONGEST_MASK, WIDEST_MASK = 0.2, 0.15  # of a crop's frames, of its bands
+ENOUGH_CROPS = 40_000
+EPOCHS_RANGE = (15, 40)
+
+log = logging.getLogger("artistid")
+
+Posteriors = NDArray[np.float64]  # (songs, artists)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    seed: int = 0
+    """Of everything random; the same seed gives the same numbers."""
+    epochs: int | None = None
+    """Times that all songs are gone through. Default: by the size of the corpus."""
+    batch_size: int = 32
+    """Crops in a step, over all processes."""
+    lr: float = 3e-3
+    """Highest learning rate of the one-cycle schedule."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    label_smoothing: float = 0.1
+    """Share of the target that is spread over all artists."""
+    mixup: float = 0.0
+    """Parameter of mixup's beta distribution; 0: none."""
+    masks: int = 2
+    """SpecAugment: masks of time, and as many of frequency, in each crop."""
+    crop_seconds: float = 3.0
+    """Length of the excerpts that are classified, in seconds."""
+    patience: int = 20
+    """Epochs without a better one on val after which training ends."""
+    device: DeviceName = "auto"
+    """Where to compute; auto: CUDA or MPS where there is one, else the CPU."""
+    precision: Precision = "auto"
+    """auto: bf16 where the hardware has it, else fp32."""
+    resume: bool = False
+    """Go on with a training of the same settings that was stopped."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that can't be used."""
+        require_at_least(self, batch_size=1, patience=1, masks=0, weight_decay=0, mixup=0)
+        require_at_least(self, **({} if self.epochs is None else {"epochs": 1}))
+        if not 0 < self.lr < float("inf"):
+            raise UserError(f"--lr {self.lr}: must be above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"--label-smoothing {self.label_smoothing}: must be from 0 to below 1")
+        if not 0.1 <= self.crop_seconds < float("inf"):
+            raise UserError(f"--crop-seconds {self.crop_seconds}: must be at least 0.1")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Songs whose artists are known."""
+
+    songs: Songs
+    labels: NDArray[np.intp]  # (songs,)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How far an epoch brought the network."""
+
+    loss: float  # mean over the crops of train, as they were augmented
+    val_loss: float  # mean over the songs of val: -log of the artist's posterior
+    top1: float  # on val, as `top3`
+    top3: float
+    seconds: float
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What the choice of the best epoch goes by: the mean of the task's two measures, then
+        the loss."""
+        return (self.top1 + self.top3) / 2, -self.val_loss
+
+
+def best_of(history: Sequence[Epoch]) -> int:
+    """Number of the best epoch, from 0; the first one of equals."""
+    return max(range(len(history)), key=lambda number: history[number].merit)
+
+
+class Trainer:
+    """A network in training: call `fit`, then use the network."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Examples,
+        val: Examples,
+        n_frames: int,
+        settings: TrainingSettings,
+        devices: Devices,
+    ) -> None:
+        """`n_frames` is the length of a crop; `settings.epochs` may be None."""
+        self.network = network.to(device=devices.device)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train, self.val, self.n_frames = train, val, n_frames
+        self.n_artists = int(train.labels.max()) + 1
+        self.settings, self.devices = settings, devices
+        self.n_crops = len(covering(train.songs.lengths, n_frames))
+        self.epochs = settings.epochs or epochs_for(self.n_crops)
+        self.history: list[Epoch] = []
+        self._best = _copied(network)
+        self._shared = devices.share(network)
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), settings.lr, weight_decay=settings.weight_decay
+        )
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer,
+            settings.lr,
+            total_steps=self.epochs * len(self._own_batches(0)),
+            pct_start=WARM_UP,
+        )
+
+    def fit(self, file: ResumeFile) -> None:
+        """Train to the end, from where `file` says with `settings.resume`; then the network has
+        the weights of the best epoch. Raises UserError where the loss runs away."""
+        if self.settings.resume:
+            self._restore(self.devices.from_main(file.load() if self.devices.is_main else {}))
+        elif file.path.exists():
+            log.info("notice: replacing %s, of a run that was stopped (--resume)", file.path)
+        self._log_plan()
+        with (
+            _memory_named(self.settings),
+            self._progress_bar() as bar,
+            logging_redirect_tqdm([log]),
+        ):
+            while len(self.history) < self.epochs and not self._lost_patience():
+                self._run_epoch(bar)
+                if self.devices.is_main:
+                    file.save(self._state())
+        self.network.load_state_dict(self._best)
+        best = self.history[self.best_epoch]
+        words = (self.best_epoch + 1, best.top1, best.top3, len(self.val.labels))
+        log.info("kept: epoch %d, val top-1 %.3f, top-3 %.3f of %d songs", *words)
+
+    @property
+    def best_epoch(self) -> int:
+        """Its number, from 0."""
+        return best_of(self.history)
+
+    @property
+    def curves(self) -> dict[str, list[float]]:
+        """The history by quantity: the fields of `Epoch`."""
+        return {f.name: [getattr(epoch, f.name) for epoch in self.history] for f in fields(Epoch)}
+
+    def posteriors(self, songs: Songs) -> Posteriors:
+        """(songs, artists), as the network is now."""
+        size = self.settings.batch_size
+        with _memory_named(self.settings):
+            return song_posteriors(
+                self.network, songs, self.n_frames, self.n_artists, size, self.devices
+            )
+
+    def _log_plan(self) -> None:
+        millions = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
+        name = type(self.network).__name__
+        log.info("%s: %.2f million parameters, on %s", name, millions, self.devices)
+        of_artist = np.bincount(self.train.labels)
+        log.info(
+            "%d epochs of %d crops; an artist has %d to %d songs in train",
+            *(self.epochs, self.n_crops, of_artist.min(), of_artist.max()),
+        )
+
+    def _lost_patience(self) -> bool:
+        since = len(self.history) - 1 - self.best_epoch if self.history else 0
+        return since >= self.settings.patience
+
+    def _run_epoch(self, bar: "tqdm[Any]") -> None:
+        begin = time.perf_counter()
+        number = len(self.history)
+        bar.set_description(f"epoch {number + 1}/{self.epochs}")
+        loss = self._train_epoch(number, bar)
+        posteriors = self.posteriors(self.val.songs)
+        right = posteriors[np.arange(len(posteriors)), self.val.labels]
+        self.history.append(
+            Epoch(
+                loss,
+                float(-np.log(np.maximum(right, 1e-12)).mean()),
+                scoring.top_k(posteriors, self.val.labels, 1),
+                scoring.top_k(posteriors, self.val.labels, 3),
+                time.perf_counter() - begin,
+            )
+        )
+        is_best = self.best_epoch == number
+        if is_best:
+            self._best = _copied(self.network)
+        epoch = self.history[-1]
+        bar.set_postfix_str(f"loss {loss:.3f}, val top-1 {epoch.top1:.3f}")
+        log.info(
+            "epoch %3d: loss %.3f; val: loss %.3f, top-1 %.3f, top-3 %.3f; %.1f s%s",
+            number + 1,
+            *astuple(epoch),
+            "  *" if is_best else "",
+        )
+
+    def _train_epoch(self, number: int, bar: "tqdm[Any]") -> float:
+        """Mean loss of a crop, over all processes."""
+        rank = self.devices.rank
+        draw = np.random.default_rng(seed_for(self.settings, AUGMENT, number, rank))
+        total, n = torch.zeros((), device=self.devices.device), 0
+        self.network.train()
+        with self.devices.seeded(seed_for(self.settings, DROPOUT, number, rank)):
+            for crops in self._own_batches(number):
+                total += self._step(crops, draw) * len(crops)
+                n += len(crops)
+                bar.update(len(crops) * self.devices.n_processes)
+        sums = self.devices.gather([(float(total), n)])
+        loss = sum(total for total, _ in sums) / sum(n for _, n in sums)
+        if not np.isfinite(loss):
+            raise UserError(f"training diverged in epoch {number + 1}: use a smaller --lr")
+        return loss
+
+    def _step(self, crops: Excerpts, draw: Generator) -> Tensor:
+        """One step of the optimizer; the loss of its crops."""
+        settings, device = self.settings, self.devices.device
+        log_mel = self.train.songs.read(crops, self.n_frames).to(device).float()
+        labels = torch.from_numpy(self.train.labels[crops.songs]).to(device)
+        targets = F.one_hot(labels, self.n_artists).float()
+        log_mel = spec_augment(log_mel, draw, settings.masks, LONGEST_MASK, WIDEST_MASK)
+        log_mel, targets = mixup(log_mel, targets, draw, settings.mixup)
+        with self.devices.autocast():
+            logits = self._shared(log_mel)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
+        loss.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._schedule.step()
+        return loss.detach()
+
+    def _own_batches(self, number: int) -> list[Excerpts]:
+        """What this process trains on in an epoch. All have as many crops and batches: the first
+        crops are used twice where the processes don't divide their number."""
+        draw = np.random.default_rng(seed_for(self.settings, CROPS, number))
+        crops = random_crops(self.train.songs.lengths, self.n_frames, draw)
+        n = self.devices.n_processes
+        own = np.resize(np.arange(len(crops)), -(-len(crops) // n) * n)[self.devices.rank :: n]
+        n_batches = -(-len(own) // max(1, self.settings.batch_size // n))
+        return [crops.take(batch) for batch in np.array_split(own, n_batches)]
+
+    def _progress_bar(self) -> "tqdm[Any]":
+        done = len(self.history) * self.n_crops
+        hidden = None if self.devices.is_main else True  # None: hidden where there is no terminal
+        total = self.epochs * self.n_crops
+        return tqdm(total=total, initial=done, unit="crop", disable=hidden)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "history": [asdict(epoch) for epoch in self.history],
+            "network": self.network.state_dict(),
+            "best": self._best,
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.network.load_state_dict(state["network"])
+        self._best = state["best"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        log.info("resumed after epoch %d", len(self.history))
+
+
+def initialised(
+    kind: Callable[[Any], nn.Module], widths: Any, settings: TrainingSettings, devices: Devices
+) -> nn.Module:
+    """A new network of those widths; its weights follow from the seed."""
+    with devices.seeded(seed_for(settings, INIT)):
+        return kind(widths)
+
+
+def resumable(settings: TrainingSettings, devices: Devices) -> dict[str, Any]:
+    """The settings that make one training what it is."""
+    names = {field.name for field in fields(TrainingSettings)} - {"device", "resume"}
+    return {name: getattr(settings, name) for name in names} | {"precision": devices.precision}
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    """The weights on the CPU; training does not change them any more."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+
+
+def seed_for(settings: TrainingSettings, purpose: int, *numbers: int) -> int:
+    """A seed that shares nothing with those of other purposes and numbers."""
+    sequence = np.random.SeedSequence([settings.seed, purpose, *numbers])
+    return int(sequence.generate_state(1)[0])
+
+
+def epochs_for(n_crops: int) -> int:
+    """Epochs of so many crops each that together they are enough: small corpora are gone through
+    more often than large ones."""
+    return int(np.clip(round(ENOUGH_CROPS / n_crops), *EPOCHS_RANGE))
+
+
+def song_posteriors(
+    network: nn.Module,
+    songs: Songs,
+    n_frames: int,
+    n_artists: int,
+    batch_size: int,
+    devices: Devices,
+) -> Posteriors:
+    """(songs, artists): the mean posterior of excerpts that cover the whole song.
+
+    The processes share the songs; each gets the posteriors of all."""
+    network.eval()
+    own = np.arange(len(songs.lengths))[devices.rank :: devices.n_processes]
+    within = covering(songs.lengths[own], n_frames)
+    excerpts = Excerpts(own[within.songs], within.starts)
+    sums = np.zeros((len(songs.lengths), n_artists))
+    with torch.inference_mode():
+        for first in range(0, len(excerpts), batch_size):
+            batch = excerpts.take(slice(first, first + batch_size))
+            log_mel = songs.read(batch, n_frames).to(devices.device).float()
+            with devices.autocast():
+                logits = network(log_mel)
+            np.add.at(sums, batch.songs, logits.float().softmax(dim=1).double().cpu().numpy())
+    total = np.sum(devices.gather([sums]), axis=0)
+    n_excerpts = np.bincount(covering(songs.lengths, n_frames).songs, minlength=len(total))
+    return np.asarray(total / n_excerpts[:, np.newaxis], dtype=np.float64)
+
+
+@contextmanager
+def _memory_named(settings: TrainingSettings) -> Iterator[None]:
+    """Raise UserError with the remedy where memory runs out within the block."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"out of memory: use a smaller --batch-size (now {settings.batch_size}) or shorter "
+            f"--crop-seconds (now {settings.crop_seconds:g})"
+        ) from error
