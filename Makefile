@@ -12,6 +12,8 @@ BIN := .venv/bin
 demo: .venv/run
 	$(BIN)/python task1.py --data hw1/demo
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task1.json
+	$(BIN)/python task2.py --data hw1/demo
+	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2.json
 
 test: .venv/dev
 	$(BIN)/python -m pytest

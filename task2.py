@@ -63,7 +63,13 @@ def main(settings: Settings) -> None:
         val_scores = run.score(on_val, tracks["val"])
         test_scores = run.write_test(on_test)
         run.stage_done("evaluation")
-        run.write_metrics(val_scores, test_scores, curves=trainer.curves, device=str(compute))
+        run.write_metrics(
+            val_scores,
+            test_scores,
+            best_epoch=trainer.best_epoch + 1,
+            curves=trainer.curves,
+            device=str(compute),
+        )
         interrupted.remove()
 
 

@@ -6,7 +6,6 @@ them. A training in the making is one file of torch, read as data only: neither 
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from artistid.cache import content_digest
@@ -45,7 +43,7 @@ def load_network(path: Path) -> tuple[Weights, dict[str, Any]]:
         is_pair = description.pop("weights") == content_digest(path)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path}: no such file; train a model first") from error
-    except (OSError, ValueError, SafetensorError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever files of other content make of the loaders
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a network with its {beside.name}: {reason}") from error
     if not is_pair:
@@ -86,7 +84,7 @@ class ResumeFile:
                 f"--resume: nothing to go on with, there is no {self.path} (it is written after "
                 "every epoch and removed at the end); start without --resume"
             ) from error
-        except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # whatever a file of other content makes of the loader
             reason = str(error).partition("\n")[0]
             raise UserError(f"--resume: {self.path} can't be read: {reason}") from error
         self._refuse_others(settings, corpus)

@@ -5,6 +5,7 @@ Scaling, projection and classifier are one object, so that no split can miss a s
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import skops.io
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.decomposition import PCA
@@ -38,6 +38,14 @@ from artistid.dataset import Track
 from artistid.errors import UserError
 from artistid.files import replacing
 from artistid.scoring import Scores
+
+# skops imports all of scikit-learn, and one module of that imports torch where it is installed:
+# a second and 200 MB in every process, for nothing. So torch is not to be found for a moment.
+_torch = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+import skops.io  # noqa: E402
+
+if _torch is None:
+    del sys.modules["torch"]
 
 BATCH_SONGS = 100
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import tyro
 
@@ -26,6 +26,8 @@ DEMO_NOTICE = (
 
 @dataclass(frozen=True)
 class CommonSettings:
+    how_to_go_on: ClassVar[str] = "run it again to go on"  # after Ctrl-C
+
     data: Path | None = None
     """The corpus: a folder with artist20/ in it, or a library <artist>/<album>/<track>.
     Default: hw1/ where hw1/artist20 is there, else the synthetic demo corpus."""
@@ -65,7 +67,7 @@ def start(settings: type[Settings], main: Callable[[Settings], None], descriptio
     except OSError as error:
         _exit(f"{program}: {error.filename or 'file system'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
-        _exit(f"\n{program}: stopped; what was extracted is cached, run it again to go on", 130)
+        _exit(f"\n{program}: stopped; what was extracted is cached; {settings.how_to_go_on}", 130)
 
 
 def _exit(message: str, status: int) -> None:

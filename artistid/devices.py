@@ -4,6 +4,8 @@ One process is the usual case. `torchrun` or `accelerate launch` start several, 
 many, each with its own GPU or on the CPU; accelerate finds out which of them this is.
 """
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -11,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +23,7 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
 Item = TypeVar("Item")
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 PATIENCE = timedelta(days=1)  # for the first process, which extracts while the others wait
 
 
@@ -32,6 +35,8 @@ class Devices:
         kind = _choose(device)
         self._state = PartialState(cpu=kind == "cpu", timeout=PATIENCE)
         self.device: torch.device = self._state.device
+        if kind == "cpu":
+            _keep_freed_memory()
         self.precision = _precision(self.device) if precision == "auto" else precision
 
     @property
@@ -68,6 +73,12 @@ class Devices:
             return network
         own = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=own)
+
+    def agree(self, network: nn.Module) -> None:
+        """Give all processes the first one's running statistics, which gradients don't unite."""
+        if self.n_processes > 1:
+            for buffer in network.buffers():
+                broadcast(buffer)
 
     def gather(self, own: list[Item]) -> list[Item]:
         """The items of all processes, in the order of the processes."""
@@ -113,6 +124,15 @@ def _choose(device: DeviceName) -> str:
             "use --device auto to take what there is"
         )
     return device
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next step: by default it hands large blocks back to
+    the system and gets them again, page by page, which takes a third of the time of training."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # musl has none
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _precision(device: torch.device) -> Precision:

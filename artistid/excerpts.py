@@ -20,7 +20,7 @@ from artistid import cache
 Indices = NDArray[np.intp]
 
 NAME = "log_mel"  # of the array in a cache entry
-RESIDENT_SHARE = 0.5  # of a GPU's free memory that songs may take; the rest is for training
+RESIDENT_SHARE = 0.7  # of a GPU's free memory that songs may take; the rest is for training
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class MappedSongs:
     def read(self, excerpts: Excerpts, n_frames: int) -> Tensor:
         rows = np.empty((len(excerpts), n_frames, self.n_mels), dtype=np.float16)
         for row, song, start in zip(rows, excerpts.songs, excerpts.starts, strict=True):
+            stop = min(start + n_frames, self.lengths[song])
             with cache.opened(self._entries[song]) as file:
-                frames = file.get_slice(NAME)[int(start) : int(start) + n_frames]
+                frames = file.get_slice(NAME)[int(start) : int(stop)]
             row[:] = np.resize(frames, row.shape)
         return torch.from_numpy(rows)
 

@@ -310,21 +310,15 @@ def _curves_figure(curves: Mapping[str, Sequence[float]], best: int, title: str)
     for axes in (accuracy, loss):
         axes.axvline(best + 1, color="0.5", linestyle="--", linewidth=1, zorder=0)
         axes.grid(color="0.9", linewidth=0.5)
-    accuracy.annotate(
-        f"best: epoch {best + 1}\n{curves['top1'][best]:.3f} / {curves['top3'][best]:.3f}",
-        (best + 1, 0.03),
-        xytext=(-4 if best + 1 > len(epochs) / 2 else 4, 0),
-        textcoords="offset points",
-        ha="right" if best + 1 > len(epochs) / 2 else "left",
-    )
     accuracy.set_ylim(0, 1.03)
     accuracy.set_ylabel("accuracy on val")
-    accuracy.legend(loc="upper left")
-    accuracy.set_title(title)
+    accuracy.legend(loc="lower right")
+    scores = f"{curves['top1'][best]:.3f} / {curves['top3'][best]:.3f}"
+    accuracy.set_title(f"{title}, val: {scores} at best (epoch {best + 1})")
     loss.set_ylim(bottom=0)
     loss.set_ylabel("loss")
     loss.set_xlabel("epoch")
     loss.xaxis.get_major_locator().set_params(integer=True)
-    loss.legend(loc="upper right")
+    loss.legend(loc="lower left")
     figure.tight_layout()
     return figure

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ Posteriors = NDArray[np.float64]  # (songs, artists)
 
 @dataclass(frozen=True)
 class TrainingSettings:
+    how_to_go_on: ClassVar[str] = "run it with --resume to go on after its last whole epoch"
+
     seed: int = 0
     """Of everything random; the same seed gives the same numbers."""
     epochs: int | None = None
@@ -101,7 +103,7 @@ class Epoch:
     def merit(self) -> tuple[float, float]:
         """What the choice of the best epoch goes by: the mean of the task's two measures, then
         the loss."""
-        return (self.top1 + self.top3) / 2, -self.val_loss
+        return round((self.top1 + self.top3) / 2, 9), -self.val_loss  # equal sums are equal
 
 
 def best_of(history: Sequence[Epoch]) -> int:
@@ -138,7 +140,7 @@ class Trainer:
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer,
             settings.lr,
-            total_steps=self.epochs * len(self._own_batches(0)),
+            total_steps=self.epochs * len(self.own_batches(0)),
             pct_start=WARM_UP,
         )
 
@@ -148,7 +150,8 @@ class Trainer:
         if self.settings.resume:
             self._restore(self.devices.from_main(file.load() if self.devices.is_main else {}))
         elif file.path.exists():
-            log.info("notice: replacing %s, of a run that was stopped (--resume)", file.path)
+            words = "notice: this replaces %s, of a run that was stopped (--resume goes on with it)"
+            log.info(words, file.path)
         self._log_plan()
         with (
             _memory_named(self.settings),
@@ -161,8 +164,8 @@ class Trainer:
                     file.save(self._state())
         self.network.load_state_dict(self._best)
         best = self.history[self.best_epoch]
-        words = (self.best_epoch + 1, best.top1, best.top3, len(self.val.labels))
-        log.info("kept: epoch %d, val top-1 %.3f, top-3 %.3f of %d songs", *words)
+        scores = (self.best_epoch + 1, best.top1, best.top3, len(self.val.labels))
+        log.info("kept: epoch %d, val top-1 %.3f, top-3 %.3f of %d songs", *scores)
 
     @property
     def best_epoch(self) -> int:
@@ -200,41 +203,40 @@ class Trainer:
         begin = time.perf_counter()
         number = len(self.history)
         bar.set_description(f"epoch {number + 1}/{self.epochs}")
-        loss = self._train_epoch(number, bar)
-        posteriors = self.posteriors(self.val.songs)
-        right = posteriors[np.arange(len(posteriors)), self.val.labels]
-        self.history.append(
-            Epoch(
-                loss,
-                float(-np.log(np.maximum(right, 1e-12)).mean()),
-                scoring.top_k(posteriors, self.val.labels, 1),
-                scoring.top_k(posteriors, self.val.labels, 3),
-                time.perf_counter() - begin,
-            )
-        )
+        loss = self.train_epoch(number, bar)
+        epoch = Epoch(loss, *self._val_scores(), seconds=time.perf_counter() - begin)
+        self.history.append(epoch)
         is_best = self.best_epoch == number
         if is_best:
             self._best = _copied(self.network)
-        epoch = self.history[-1]
         bar.set_postfix_str(f"loss {loss:.3f}, val top-1 {epoch.top1:.3f}")
-        log.info(
-            "epoch %3d: loss %.3f; val: loss %.3f, top-1 %.3f, top-3 %.3f; %.1f s%s",
-            number + 1,
-            *astuple(epoch),
-            "  *" if is_best else "",
-        )
+        words = "epoch %3d: loss %.3f; val: loss %.3f, top-1 %.3f, top-3 %.3f; %.1f s%s"
+        log.info(words, number + 1, *astuple(epoch), "  *" if is_best else "")
 
-    def _train_epoch(self, number: int, bar: "tqdm[Any]") -> float:
-        """Mean loss of a crop, over all processes."""
+    def _val_scores(self) -> tuple[float, float, float]:
+        """`val_loss`, `top1` and `top3` of an `Epoch`."""
+        labels = self.val.labels
+        posteriors = self.posteriors(self.val.songs)
+        right = np.maximum(posteriors[np.arange(len(labels)), labels], 1e-12)
+        top1, top3 = (scoring.top_k(posteriors, labels, k) for k in (1, 3))
+        return float(-np.log(right).mean()), top1, top3
+
+    def train_epoch(
+        self, number: int, bar: "tqdm[Any] | None" = None, steps: int | None = None
+    ) -> float:
+        """Train for an epoch, or for so many of its `steps`; the mean loss of a crop, over all
+        processes. Raises UserError where it is not finite."""
         rank = self.devices.rank
         draw = np.random.default_rng(seed_for(self.settings, AUGMENT, number, rank))
         total, n = torch.zeros((), device=self.devices.device), 0
         self.network.train()
         with self.devices.seeded(seed_for(self.settings, DROPOUT, number, rank)):
-            for crops in self._own_batches(number):
+            for crops in self.own_batches(number)[:steps]:
                 total += self._step(crops, draw) * len(crops)
                 n += len(crops)
-                bar.update(len(crops) * self.devices.n_processes)
+                if bar is not None:
+                    bar.update(len(crops) * self.devices.n_processes)
+        self.devices.agree(self.network)
         sums = self.devices.gather([(float(total), n)])
         loss = sum(total for total, _ in sums) / sum(n for _, n in sums)
         if not np.isfinite(loss):
@@ -258,7 +260,7 @@ class Trainer:
         self._schedule.step()
         return loss.detach()
 
-    def _own_batches(self, number: int) -> list[Excerpts]:
+    def own_batches(self, number: int) -> list[Excerpts]:
         """What this process trains on in an epoch. All have as many crops and batches: the first
         crops are used twice where the processes don't divide their number."""
         draw = np.random.default_rng(seed_for(self.settings, CROPS, number))

@@ -43,3 +43,15 @@ def test_a_damaged_entry_is_none(tmp_path: Path, size: int) -> None:
     cache.save_entry(path, Entry({"x": np.zeros((4, 4), dtype=np.float32)}, {}))
     path.write_bytes(path.read_bytes()[:size])
     assert cache.load_entry(path) is None
+    assert cache.load_notes(path) is None
+    with pytest.raises(ValueError, match="gone from the cache"), cache.opened(path):
+        pass
+
+
+def test_notes_and_slices_are_read_without_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "entry.safetensors"
+    assert cache.load_notes(path) is None
+    cache.save_entry(path, Entry({"x": np.arange(12).reshape(6, 2)}, {"note": "周"}))
+    assert cache.load_notes(path) == {"note": "周"}
+    with cache.opened(path) as file:
+        np.testing.assert_array_equal(file.get_slice("x")[2:4], [[4, 5], [6, 7]])

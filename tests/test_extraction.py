@@ -1,13 +1,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import tone, write_audio
 from numpy.typing import NDArray
 
-from artistid import audio, cache
+from artistid import audio, cache, parallel
 from artistid.dataset import Track
 from artistid.extraction import Extraction, Recipe, UnusableFilesError, extract
 
@@ -88,6 +89,25 @@ def test_a_second_run_decodes_only_what_changed(
     assert paths == [good[1].path]
     run_again(good, recipe(power=1), tmp_path / "cache")  # other settings
     assert len(paths) == 1 + len(good)
+
+
+def test_processes_begin_where_the_cache_ends(
+    tmp_path: Path, tracks: list[Track], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [tracks[i] for i in (0, 2, 3, 5)]
+    first = run_again([good[0], good[1], good[3]], recipe(), tmp_path / "cache")
+    sent = []
+    run = parallel.run
+
+    def spy(function: Any, items: Sequence[Path], **more: Any) -> Any:
+        sent.extend(items)
+        return run(function, items, **more)
+
+    monkeypatch.setattr(parallel, "run", spy)
+    again = run_again(good, recipe(), tmp_path / "cache")
+    assert sent == [good[2].path, good[3].path]  # none for the first two
+    assert {track: again.entries[track] for track in first.entries} == first.entries
+    assert len(values(again)) == 4
 
 
 def test_a_damaged_entry_is_made_again(

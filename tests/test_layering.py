@@ -13,11 +13,11 @@ LAYERS = [  # a module imports from the layers below its own
     {"files", "audio"},
     {"parallel", "cache", "scoring"},
     {"dataset"},
-    {"extraction", "demo"},
-    {"features"},
+    {"extraction", "demo", "excerpts", "networks", "augmentation", "devices", "checkpoints"},
+    {"features", "melspec", "training"},
     {"classical", "report"},
     {"cli"},
-    {"task1"},
+    {"task1", "task2"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 MODULES = [*(PROJECT / "artistid").glob("*.py"), *PROJECT.glob("*.py")]

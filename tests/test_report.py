@@ -138,3 +138,31 @@ def test_the_confusion_matrix_can_be_read(rng: Generator, n: int) -> None:
 def test_a_name_in_chinese_draws_without_complaint(tmp_path: Path) -> None:
     report.draw_confusion(tmp_path / "c.png", np.eye(2, dtype=int), ["周杰倫", "u2"], "title")
     assert (tmp_path / "c.png").stat().st_size > 1_000
+
+
+def test_the_curves_show_every_epoch_and_mark_the_best(tmp_path: Path) -> None:
+    curves = {"top1": [0.2, 0.6, 0.5], "top3": [0.4, 0.8, 0.9], "loss": [2, 1, 0.5]}
+    curves["val_loss"] = [2, 1.5, 1.6]
+    figure = report._curves_figure(curves, 1, "MelCNN")
+    try:
+        accuracy, loss = figure.axes
+        lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+        named = ("top-1", "top-3", "train (crops, augmented)", "val (songs)")
+        assert [list(lines[name].get_ydata()) for name in named] == list(curves.values())
+        assert all(list(lines[name].get_xdata()) == [1, 2, 3] for name in named)
+        for axes in (accuracy, loss):
+            assert [2, 2] in [list(line.get_xdata()) for line in axes.get_lines()]  # the mark
+        assert accuracy.get_title() == "MelCNN, val: 0.600 / 0.800 at best (epoch 2)"
+        figure.draw_without_rendering()
+    finally:
+        plt.close(figure)
+    run = make_run(tmp_path, [])
+    run.draw_curves("curve.png", "MelCNN", {name: [0.5] for name in curves}, 0)
+    assert (tmp_path / "result/curve.png").stat().st_size > 1_000
+
+
+def test_only_what_is_in_use_is_reported_as_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(report.sys.modules, "torch", raising=False)
+    versions = report.provenance()["versions"]
+    assert "torch" not in versions
+    assert versions["numpy"] == np.__version__

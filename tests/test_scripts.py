@@ -44,6 +44,8 @@ def test_task1_from_files_to_a_scored_prediction(run_script: Script, course: Pat
     metrics = read(work / "result/metrics_task1.json")
     assert (metrics["val"]["n"], metrics["test"]["n"]) == (8, 4)
     assert metrics["val"]["top1"] >= 0.75
+    assert "scikit-learn" in metrics["versions"]  # those that are loaded
+    assert "torch" not in metrics["versions"]
     scored = run_script("hw1/count_score.py", course / "test_ans.json", "pred_task1.json")
     assert scored.stdout == f"{metrics['test']['top1']}\n{metrics['test']['top3']}\n"
     model = load_model(work / "result/model_task1.skops")

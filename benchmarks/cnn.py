@@ -1,0 +1,164 @@
+"""Training of task 2's network, against the way such homeworks train theirs.
+
+    python3 -m benchmarks.cnn --data CORPUS [--songs 16] [--rounds 3]
+
+Theirs: a Dataset that decodes the whole mp3 each time it is asked, batches of 4 padded to the
+longest, mel spectrograms on the fly (16 kHz, n_fft 512, 96 bands), the five-block FCN of Choi et
+al. 2016 (arXiv 1606.00298), Adam. Ours: an epoch of task 2, log-mels cached before.
+Both on the same songs, device and threads, in turn; medians over the rounds, after a warm-up.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import librosa
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from artistid import training
+from artistid.cli import CommonSettings
+from artistid.dataset import Track, read_corpus
+from artistid.devices import Devices
+from artistid.excerpts import open_songs
+from artistid.extraction import extract
+from artistid.melspec import LogMel, MelSettings, recipe
+from artistid.networks import MelCNN, MelCNNSettings
+from artistid.report import table
+from artistid.scoring import labels_of
+
+CHANNELS = (64, 128, 128, 128, 64)
+POOLS = ((4, 2), (4, 2), (4, 2), (5, 3), (4, 4))  # over frames, over bands
+HOMEWORK_MEL = MelSettings(n_fft=512, hop=256, n_mels=96)
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    songs: int = 16
+    """Songs of train to use."""
+    rounds: int = 3
+    """Times that each way goes through all of them."""
+
+
+class HomeworkDataset(Dataset[tuple[Tensor, int]]):
+    def __init__(self, tracks: list[Track], labels: Any) -> None:
+        self.tracks, self.labels = tracks, labels
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        samples, _ = librosa.load(self.tracks[index].path, sr=HOMEWORK_MEL.sample_rate)
+        return torch.from_numpy(samples), int(self.labels[index])
+
+
+def padded(batch: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    audio = nn.utils.rnn.pad_sequence([samples for samples, _ in batch], batch_first=True)
+    return audio, torch.tensor([label for _, label in batch])
+
+
+class HomeworkFCN(nn.Module):
+    """(batch, samples) -> (batch, artists) logits."""
+
+    def __init__(self, n_artists: int) -> None:
+        super().__init__()
+        self.log_mel = LogMel(HOMEWORK_MEL)
+        self.normalise = nn.BatchNorm2d(1)
+        blocks: list[nn.Module] = []
+        for n_in, n_out, pool in zip((1, *CHANNELS), CHANNELS, POOLS, strict=False):
+            conv = nn.Conv2d(n_in, n_out, 3, padding=1)
+            blocks += [conv, nn.BatchNorm2d(n_out), nn.ReLU(), nn.MaxPool2d(pool)]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(CHANNELS[-1], n_artists))
+
+    def forward(self, audio: Tensor) -> Tensor:
+        image = self.blocks(self.normalise(self.log_mel(audio).unsqueeze(1)))
+        logits: Tensor = self.head(image.mean(dim=(2, 3)))
+        return logits
+
+
+def homework_epoch(tracks: list[Track], labels: Any, device: torch.device) -> Callable[[], None]:
+    network = HomeworkFCN(int(labels.max()) + 1).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    data = HomeworkDataset(tracks, labels)
+    loader = DataLoader(data, batch_size=4, shuffle=True, collate_fn=padded)
+
+    def epoch() -> None:
+        for audio, target in loader:
+            loss = F.cross_entropy(network(audio.to(device)), target.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def our_epoch(entries: list[Path], labels: Any, devices: Devices) -> Callable[[], None]:
+    mel = MelSettings()
+    settings = training.TrainingSettings(epochs=100)  # so many that the schedule does not end
+    songs = training.Examples(open_songs(entries, devices.device), labels)
+    widths = MelCNNSettings(int(labels.max()) + 1, mel.n_mels)
+    network = training.initialised(MelCNN, widths, settings, devices)
+    n_frames = round(settings.crop_seconds * mel.frames_per_second)
+    trainer = training.Trainer(network, songs, songs, n_frames, settings, devices)
+
+    def epoch() -> None:
+        trainer.train_epoch(0)
+
+    return epoch
+
+
+def seconds(epoch: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    epoch()
+    return time.perf_counter() - begin
+
+
+def main(settings: Settings) -> None:
+    corpus = read_corpus(settings.data or Path("hw1"), settings.seed)
+    draw = np.random.default_rng(settings.seed)
+    train = corpus.split("train")
+    tracks = [train[i] for i in draw.permutation(len(train))[: settings.songs]]
+    labels = labels_of([track.artist for track in tracks], corpus.artists)
+    mel = MelSettings()
+    begin = time.perf_counter()
+    extraction = extract(tracks, recipe(mel), settings.cache, settings.jobs)
+    extraction.require_all()
+    once = time.perf_counter() - begin
+    entries = list(extraction.entries.values())
+    audio_s = open_songs(entries, torch.device("cpu")).lengths.sum() / mel.frames_per_second
+
+    devices = Devices("auto", "auto")
+    fp32 = Devices("auto", "fp32")
+    ways = {"homework, fp32": homework_epoch(tracks, labels, devices.device)}
+    for one in {fp32.precision: fp32, devices.precision: devices}.values():
+        ways[f"task 2, {one.precision}"] = our_epoch(entries, labels, one)
+    for epoch in ways.values():
+        epoch()
+    rounds = [
+        {name: seconds(epoch) for name, epoch in ways.items()}
+        for _ in tqdm(range(settings.rounds), desc="rounds", disable=None)
+    ]
+    print(f"{corpus.name}: {len(tracks)} songs, {audio_s:.0f} s of audio an epoch, on {devices}")
+    print(f"log-mels of all, once: {once:.1f} s (less where they were cached)")
+    rows = [["way", "s an epoch", "s of audio a second", "homework / this", "range"]]
+    for name in ways:
+        own = [times[name] for times in rounds]
+        ratios = [times["homework, fp32"] / times[name] for times in rounds]
+        median = statistics.median(own)
+        spread = f"{min(ratios):.1f}-{max(ratios):.1f}"
+        values = (f"{median:.2f}", f"{audio_s / median:.0f}", f"{statistics.median(ratios):.1f}")
+        rows.append([name, *values, spread])
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
