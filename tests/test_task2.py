@@ -305,13 +305,13 @@ def test_killed_at_any_moment_it_resumes_to_the_same_curves(
 ) -> None:
     def task(out: str, *more: object) -> list[object]:
         places = ("--data", demo_corpus, "--cache", tmp_path / "cache", "--out", tmp_path / out)
-        return [PROJECT / "task2.py", *places, "--epochs", 4, *more]
+        return [PROJECT / "task2.py", *places, "--epochs", 3, *more]
 
     assert start(*task("straight")).wait() == 0
     state = tmp_path / "killed/model_task2_resume.pt"
     draw = random.Random(2)
     more: list[object] = []
-    for _ in range(3):
+    for _ in range(2):
         process = start(*task("killed", *more))
         written = state.stat().st_mtime_ns if state.exists() else 0
         while not state.exists() or state.stat().st_mtime_ns == written:
@@ -335,23 +335,28 @@ def test_killed_at_any_moment_it_resumes_to_the_same_curves(
 
 
 @pytest.mark.slow
-def test_two_processes_agree_with_one(course: Path, tmp_path: Path) -> None:
-    cache, out = tmp_path / "cache", tmp_path / "out"
-    arguments = ["--data", course, "--cache", cache, "--out", out, *EPOCHS]
-    process = start(*LAUNCH, PROJECT / "task2.py", *arguments, "--device", "cpu")
-    assert process.wait() == 0
+def test_two_processes_agree_with_one(demo_corpus: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    losses = []
+    for launch in ([], LAUNCH):
+        out = tmp_path / f"out{len(launch)}"
+        places = ("--data", demo_corpus, "--cache", cache, "--out", out)
+        task = [PROJECT / "task2.py", *places, "--epochs", 6, "--device", "cpu"]
+        assert start(*launch, *task).wait() == 0
+        metrics = read(out / "metrics_task2.json")
+        assert (metrics["val"]["n"], metrics["test"]["n"]) == (40, 40)
+        losses.append(metrics["curves"]["loss"])
+    np.testing.assert_allclose(*losses, atol=0.1)
+    assert losses[0][-1] < losses[0][0] - 0.3
+    # here and now `out` is that of the two processes
     assert sorted(p.name for p in out.iterdir()) == sorted(
         [*RESULTS, "log_task2.txt", "pred_task2.json"]
     )
     log = (out / "log_task2.txt").read_text()
     assert "2 process(es)" in log
     assert log.count("epoch   1:") == 1
-    metrics = read(out / "metrics_task2.json")
-    assert (metrics["val"]["n"], metrics["test"]["n"]) == (8, 4)
-    assert metrics["val"]["top1"] >= 0.5
-    assert metrics["curves"]["loss"][-1] < 0.6 * metrics["curves"]["loss"][0]
     # the songs were shared between two, and each counted once: one process finds the same
-    assert read(out / "pred_task2.json") == predictions_of_saved_network(out, course, cache)
+    assert read(out / "pred_task2.json") == predictions_of_saved_network(out, demo_corpus, cache)
 
 
 @pytest.mark.slow
