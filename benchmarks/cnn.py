@@ -5,12 +5,15 @@
 Theirs: a Dataset that decodes the whole mp3 each time it is asked, batches of 4 padded to the
 longest, mel spectrograms on the fly (16 kHz, n_fft 512, 96 bands), the five-block FCN of Choi et
 al. 2016 (arXiv 1606.00298), Adam. Ours: an epoch of task 2, log-mels cached before.
-Both on the same songs, device and threads, in turn; medians over the rounds, after a warm-up.
+Both on the same songs, device and threads, in turn, each in a process of its own as it would be;
+medians over the rounds, after a warm-up.
 """
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from tqdm import tqdm
 from artistid import training
 from artistid.cli import CommonSettings
 from artistid.dataset import Track, read_corpus
-from artistid.devices import Devices
+from artistid.devices import Devices, Precision
 from artistid.excerpts import open_songs
 from artistid.extraction import extract
 from artistid.melspec import LogMel, MelSettings, recipe
@@ -85,7 +88,8 @@ class HomeworkFCN(nn.Module):
         return logits
 
 
-def homework_epoch(tracks: list[Track], labels: Any, device: torch.device) -> Callable[[], None]:
+def homework_epoch(tracks: list[Track], labels: Any) -> Callable[[], None]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = HomeworkFCN(int(labels.max()) + 1).to(device)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     data = HomeworkDataset(tracks, labels)
@@ -101,8 +105,9 @@ def homework_epoch(tracks: list[Track], labels: Any, device: torch.device) -> Ca
     return epoch
 
 
-def our_epoch(entries: list[Path], labels: Any, devices: Devices) -> Callable[[], None]:
+def our_epoch(entries: list[Path], labels: Any, precision: Precision) -> Callable[[], None]:
     mel = MelSettings()
+    devices = Devices("auto", precision)
     settings = training.TrainingSettings(epochs=100)  # so many that the schedule does not end
     songs = training.Examples(open_songs(entries, devices.device), labels)
     widths = MelCNNSettings(int(labels.max()) + 1, mel.n_mels)
@@ -116,9 +121,28 @@ def our_epoch(entries: list[Path], labels: Any, devices: Devices) -> Callable[[]
     return epoch
 
 
-def seconds(epoch: Callable[[], None]) -> float:
+class Way:
+    """A way to train, in a process of its own."""
+
+    def __init__(self, make_epoch: Callable[..., Callable[[], None]], *arguments: Any) -> None:
+        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._process.submit(_prepare, make_epoch, arguments).result()
+
+    def seconds(self) -> float:
+        return self._process.submit(_timed).result()
+
+
+_epochs: list[Callable[[], None]] = []  # of this process
+
+
+def _prepare(make_epoch: Callable[..., Callable[[], None]], arguments: tuple[Any, ...]) -> None:
+    _epochs[:] = [make_epoch(*arguments)]
+    _timed()
+
+
+def _timed() -> float:
     begin = time.perf_counter()
-    epoch()
+    _epochs[0]()
     return time.perf_counter() - begin
 
 
@@ -137,14 +161,11 @@ def main(settings: Settings) -> None:
     audio_s = open_songs(entries, torch.device("cpu")).lengths.sum() / mel.frames_per_second
 
     devices = Devices("auto", "auto")
-    fp32 = Devices("auto", "fp32")
-    ways = {"homework, fp32": homework_epoch(tracks, labels, devices.device)}
-    for one in {fp32.precision: fp32, devices.precision: devices}.values():
-        ways[f"task 2, {one.precision}"] = our_epoch(entries, labels, one)
-    for epoch in ways.values():
-        epoch()
+    ways = {"homework, fp32": Way(homework_epoch, tracks, labels)}
+    for precision in dict.fromkeys(("fp32", devices.precision)):
+        ways[f"task 2, {precision}"] = Way(our_epoch, entries, labels, precision)
     rounds = [
-        {name: seconds(epoch) for name, epoch in ways.items()}
+        {name: way.seconds() for name, way in ways.items()}
         for _ in tqdm(range(settings.rounds), desc="rounds", disable=None)
     ]
     print(f"{corpus.name}: {len(tracks)} songs, {audio_s:.0f} s of audio an epoch, on {devices}")
