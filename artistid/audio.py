@@ -53,6 +53,15 @@ def load(path: Path, sample_rate: int) -> Audio:
     return Audio(samples, sample_rate, audio.note)
 
 
+def require_frame(samples: NDArray[np.float32], n_fft: int, sample_rate: int) -> None:
+    """Raise AudioError where `samples` are fewer than a frame's."""
+    if len(samples) < n_fft:
+        raise AudioError(
+            f"is shorter than a frame: {len(samples)} samples at {sample_rate} Hz, "
+            f"of {n_fft} needed"
+        )
+
+
 def decode(path: Path) -> Audio:
     """The file at `path` as it is, mixed to mono. Raises AudioError."""
     try:

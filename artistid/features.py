@@ -25,7 +25,7 @@ import scipy.signal
 import scipy.sparse
 from numpy.typing import NDArray
 
-from artistid.audio import AudioError
+from artistid.audio import require_frame
 from artistid.cache import load_entry
 from artistid.dataset import Track
 from artistid.errors import UserError
@@ -163,11 +163,7 @@ def frame_features(audio: Array, settings: FeatureSettings) -> Array:
 
     Raises AudioError where the audio is shorter than a frame.
     """
-    if len(audio) < settings.n_fft:
-        raise AudioError(
-            f"is shorter than a frame: {len(audio)} samples at {settings.sample_rate} Hz, "
-            f"of {settings.n_fft} needed"
-        )
+    require_frame(audio, settings.n_fft, settings.sample_rate)
     n_frames = 1 + len(audio) // settings.hop
     padded = np.pad(audio, settings.n_fft // 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, settings.n_fft)[:: settings.hop]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from artistid.audio import AudioError
+from artistid.audio import require_frame
 from artistid.errors import UserError
 from artistid.extraction import Recipe
 
@@ -103,11 +103,7 @@ def song_log_mel(audio: NDArray[np.float32], settings: MelSettings) -> NDArray[n
     """`audio` (samples,) -> (frames, mels). Half precision keeps steps of 1/16 dB or less.
 
     Raises AudioError where the audio is shorter than a frame."""
-    if len(audio) < settings.n_fft:
-        raise AudioError(
-            f"is shorter than a frame: {len(audio)} samples at {settings.sample_rate} Hz, "
-            f"of {settings.n_fft} needed"
-        )
+    require_frame(audio, settings.n_fft, settings.sample_rate)
     log_mel = LogMel(settings)
     padded = torch.from_numpy(np.pad(audio, settings.n_fft // 2))
     with torch.inference_mode():

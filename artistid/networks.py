@@ -21,7 +21,8 @@ class MelCNN(nn.Module):
     """(batch, frames, mels) in decibels -> (batch, artists) logits.
 
     A short-chunk CNN (Won et al. 2020, arXiv 2006.00751), but the first block strides over two
-    frames and two bands where theirs pools, and the early ones are narrow: most of the time goes there."""
+    frames and two bands where theirs pools, and the early blocks, which take most of the time, are
+    narrow."""
 
     def __init__(self, settings: MelCNNSettings) -> None:
         super().__init__()
