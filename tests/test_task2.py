@@ -277,12 +277,20 @@ def test_ctrl_c_says_how_to_go_on(course: Path, tmp_path: Path) -> None:
     places = ["--data", course, "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
     command = [sys.executable, PROJECT / "task2.py", *places, "--jobs", "1"]
     command += ["--epochs", "100000", "--patience", "100000"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while not (tmp_path / "out/model_task2_resume.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for "&"
+    )
+    try:
+        while not (tmp_path / "out/model_task2_resume.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert said.decode().splitlines()[-1] == (
         "task2.py: stopped; what was extracted is cached; "
