@@ -313,7 +313,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_curves(
 ) -> None:
     def task(out: str, *more: object) -> list[object]:
         places = ("--data", demo_corpus, "--cache", tmp_path / "cache", "--out", tmp_path / out)
-        return [PROJECT / "task2.py", *places, "--epochs", 3, *more]
+        return [PROJECT / "task2.py", *places, "--epochs", 8, *more]
 
     assert start(*task("straight")).wait() == 0
     state = tmp_path / "killed/model_task2_resume.pt"
@@ -325,7 +325,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_curves(
         while not state.exists() or state.stat().st_mtime_ns == written:
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(draw.uniform(0, 1.5))
+        time.sleep(draw.uniform(0, 1))
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -354,7 +354,7 @@ def test_two_processes_agree_with_one(demo_corpus: Path, tmp_path: Path) -> None
         metrics = read(out / "metrics_task2.json")
         assert (metrics["val"]["n"], metrics["test"]["n"]) == (40, 40)
         losses.append(metrics["curves"]["loss"])
-    np.testing.assert_allclose(*losses, atol=0.1)
+    np.testing.assert_allclose(*losses, atol=0.2)  # the noise of seeds
     assert losses[0][-1] < losses[0][0] - 0.3
     # here and now `out` is that of the two processes
     assert sorted(p.name for p in out.iterdir()) == sorted(
