@@ -1,13 +1,18 @@
 """What is done to training excerpts so that no two are alike."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
 
+# of a batch of excerpts, (batch, frames, features), with random numbers to draw from
+Augmentation = Callable[[Tensor, Generator], Tensor]
+
 
 def spec_augment(
-    log_mel: Tensor, draw: Generator, n_masks: int, longest: float, widest: float
+    log_mel: Tensor, draw: Generator, n_masks: int = 2, longest: float = 0.2, widest: float = 0.15
 ) -> Tensor:
     """Masks `n_masks` stretches of time and as many of bands in each excerpt, by its mean.
 

@@ -1,7 +1,7 @@
-"""Excerpts of the cached log-mels of songs: where they begin, and how they are read.
+"""Excerpts of cached songs: where they begin, and how they are read.
 
-A song is a (frames, mels) array in half precision; an excerpt is some of its consecutive frames.
-A song that is shorter than an excerpt is repeated to its length.
+A song is an array of (frames, features), such as a log-mel or the embeddings of its parts; an
+excerpt is some of its consecutive frames. A song shorter than an excerpt is repeated to its length.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,6 @@ from artistid import cache
 
 Indices = NDArray[np.intp]
 
-NAME = "log_mel"  # of the array in a cache entry
 RESIDENT_SHARE = 0.7  # of a GPU's free memory that songs may take; the rest is for training
 
 
@@ -42,33 +41,30 @@ class Songs(Protocol):
     lengths: Indices  # (songs,), frames
 
     def read(self, excerpts: Excerpts, n_frames: int) -> Tensor:
-        """(excerpts, n_frames, mels), float16, on the device where the songs are."""
+        """(excerpts, n_frames, features), as cached, on the device where the songs are."""
 
 
 class MappedSongs:
     """Read from the cache by memory maps, each open for a moment: neither memory nor open files
     grow with the number of songs."""
 
-    def __init__(self, entries: Sequence[Path]) -> None:
-        self._entries = list(entries)
-        shapes = [self._shape(path) for path in entries]
-        self.lengths = np.array([frames for frames, _ in shapes], dtype=np.intp)
-        self.n_mels = shapes[0][1] if shapes else 0
+    def __init__(self, entries: Sequence[Path], name: str) -> None:
+        """`name` is that of the array in each of the cache's `entries`."""
+        self._entries, self._name = list(entries), name
+        self.lengths = np.array([self._length(path) for path in entries], dtype=np.intp)
 
-    @staticmethod
-    def _shape(entry: Path) -> tuple[int, int]:
+    def _length(self, entry: Path) -> int:
         with cache.opened(entry) as file:
-            n_frames, n_mels = file.get_slice(NAME).get_shape()
-        return n_frames, n_mels
+            return int(file.get_slice(self._name).get_shape()[0])
 
     def read(self, excerpts: Excerpts, n_frames: int) -> Tensor:
-        rows = np.empty((len(excerpts), n_frames, self.n_mels), dtype=np.float16)
-        for row, song, start in zip(rows, excerpts.songs, excerpts.starts, strict=True):
+        rows = []
+        for song, start in zip(excerpts.songs, excerpts.starts, strict=True):
             stop = min(start + n_frames, self.lengths[song])
             with cache.opened(self._entries[song]) as file:
-                frames = file.get_slice(NAME)[int(start) : int(stop)]
-            row[:] = np.resize(frames, row.shape)
-        return torch.from_numpy(rows)
+                frames = file.get_slice(self._name)[int(start) : int(stop)]
+            rows.append(np.resize(frames, (n_frames, frames.shape[1])))
+        return torch.from_numpy(np.stack(rows))
 
 
 class ResidentSongs:
@@ -78,8 +74,9 @@ class ResidentSongs:
         self.lengths = songs.lengths
         self._device = device
         offsets = np.cumsum(songs.lengths) - songs.lengths
-        shape = (int(songs.lengths.sum()), songs.n_mels)
-        self._frames = torch.empty(shape, dtype=torch.float16, device=device)
+        sample = songs.read(Excerpts(np.array([0]), np.array([0])), 1)
+        shape = (int(songs.lengths.sum()), sample.shape[2])
+        self._frames = torch.empty(shape, dtype=sample.dtype, device=device)
         for song, (offset, length) in enumerate(zip(offsets, songs.lengths, strict=True)):
             whole = Excerpts(np.array([song]), np.array([0]))
             self._frames[offset : offset + length] = songs.read(whole, length)[0].to(device)
@@ -94,12 +91,13 @@ class ResidentSongs:
         return self._frames[self._offsets[songs][:, None] + within]
 
 
-def open_songs(entries: Sequence[Path], device: torch.device) -> Songs:
+def open_songs(entries: Sequence[Path], name: str, device: torch.device) -> Songs:
     """In the memory of `device` where it is a GPU with room for all of them, else mapped."""
-    songs = MappedSongs(entries)
-    if device.type != "cuda":
+    songs = MappedSongs(entries, name)
+    if device.type != "cuda" or not entries:
         return songs
-    needed = int(songs.lengths.sum()) * songs.n_mels * 2  # bytes
+    sample = songs.read(Excerpts(np.array([0]), np.array([0])), 1)
+    needed = int(songs.lengths.sum()) * sample.nbytes
     free, _ = torch.cuda.mem_get_info(device)
     return ResidentSongs(songs, device) if needed < RESIDENT_SHARE * free else songs
 

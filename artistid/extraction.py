@@ -22,6 +22,7 @@ from artistid.cache import (
 )
 from artistid.dataset import Track
 from artistid.errors import UserError
+from artistid.parallel import Place
 
 
 class UnusableFilesError(UserError):
@@ -36,6 +37,7 @@ class Recipe:
     version: int
     settings: Any  # a frozen dataclass with a `sample_rate` in Hz
     compute: Callable[[NDArray[Any], Any], Mapping[str, NDArray[Any]]]  # (samples,), settings
+    place: Place = "processes"  # where it runs
 
     @property
     def digest(self) -> str:
@@ -48,6 +50,7 @@ class Extraction:
     entries: Mapping[Track, Path]  # where each usable track's arrays are cached
     notes: Mapping[Track, str]  # what to know about a track that was used
     refused: Mapping[Track, str]  # why a track was not
+    heard_s: float  # of audio that was not cached yet
 
     def require_all(self) -> None:
         """Raise UnusableFilesError if a track was refused, with all of them and the remedy."""
@@ -65,6 +68,7 @@ class _Outcome:
     entry: Path | None = None
     note: str = ""
     refusal: str = ""
+    heard_s: float = 0.0
 
 
 def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, jobs: int) -> Extraction:
@@ -75,17 +79,26 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, jobs: int) -> 
     work = partial(_extract_one, recipe=recipe, cache=cache)
     paths = [track.path for track in tracks]
     known = _known_outcomes(paths, recipe, cache)
-    rest = parallel.run(work, paths[len(known) :], jobs=jobs, label=recipe.name, unit="song")
+    rest = parallel.run(
+        work,
+        paths[len(known) :],
+        jobs=jobs,
+        label=recipe.name,
+        unit="song",
+        place=recipe.place,
+        seconds=lambda outcome: outcome.heard_s,
+    )
     outcomes = chain(known, rest if len(known) < len(paths) else ())
-    entries, notes, refused = {}, {}, {}
+    entries, notes, refused, heard_s = {}, {}, {}, 0.0
     for track, outcome in zip(tracks, outcomes, strict=True):
         if outcome.entry is None:
             refused[track] = outcome.refusal
             continue
         entries[track] = outcome.entry
+        heard_s += outcome.heard_s
         if outcome.note:
             notes[track] = outcome.note
-    return Extraction(entries, notes, refused)
+    return Extraction(entries, notes, refused, heard_s)
 
 
 def _known_outcomes(paths: Sequence[Path], recipe: Recipe, cache: Path) -> list[_Outcome]:
@@ -109,13 +122,14 @@ def _extract_one(path: Path, recipe: Recipe, cache: Path) -> _Outcome:
     try:
         place = entry_path(cache, _content(path), recipe.digest)
         notes = load_notes(place)
-        if notes is None:
-            entry = _compute(path, recipe)
-            save_entry(place, entry)
-            notes = entry.notes
+        if notes is not None:
+            return _Outcome(place, notes.get("note", ""))
+        sound = audio.load(path, recipe.settings.sample_rate)
+        arrays = recipe.compute(sound.samples, recipe.settings)
     except AudioError as error:
         return _Outcome(refusal=str(error))
-    return _Outcome(place, notes.get("note", ""))
+    save_entry(place, Entry(arrays, {"note": sound.note}))
+    return _Outcome(place, sound.note, heard_s=sound.seconds)
 
 
 def _content(path: Path) -> str:
@@ -123,8 +137,3 @@ def _content(path: Path) -> str:
         return content_digest(path)
     except OSError as error:
         raise AudioError(f"can't be read: {error.strerror}") from error
-
-
-def _compute(path: Path, recipe: Recipe) -> Entry:
-    sound = audio.load(path, recipe.settings.sample_rate)
-    return Entry(recipe.compute(sound.samples, recipe.settings), {"note": sound.note})

@@ -20,6 +20,7 @@ from artistid.audio import require_frame
 from artistid.errors import UserError
 from artistid.extraction import Recipe
 
+NAME = "log_mel"  # of the array in a cache entry
 VERSION = 1  # raise it when a value changes: it is part of every cache key
 FLOOR_DB = -100.0  # of the power of a frame, before its logarithm
 BLOCK_FRAMES = 4_096  # of a song at a time: memory does not grow with its length
@@ -96,7 +97,7 @@ def recipe(settings: MelSettings) -> Recipe:
 
 
 def _arrays(audio: NDArray[np.float32], settings: MelSettings) -> dict[str, NDArray[np.float16]]:
-    return {"log_mel": song_log_mel(audio, settings)}
+    return {NAME: song_log_mel(audio, settings)}
 
 
 def song_log_mel(audio: NDArray[np.float32], settings: MelSettings) -> NDArray[np.float16]:

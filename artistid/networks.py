@@ -1,4 +1,4 @@
-"""The networks: from a log-mel excerpt to one logit for each artist."""
+"""The networks: from an excerpt to one logit for each artist."""
 
 from dataclasses import dataclass
 
@@ -34,12 +34,8 @@ class MelCNN(nn.Module):
             _block(1, first, kernel=5, stride=2),
             *(_block(i, o, pool=2) for i, o in zip(settings.channels, others, strict=False)),
         )
-        self.head = nn.Sequential(
-            nn.Linear(2 * settings.channels[-1], settings.hidden),
-            nn.ReLU(),
-            nn.Dropout(settings.dropout),
-            nn.Linear(settings.hidden, settings.n_artists),
-        )
+        pooled = 2 * settings.channels[-1]
+        self.head = _head(pooled, settings.hidden, settings.dropout, settings.n_artists)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         bands = self.normalise(log_mel.transpose(1, 2))  # (batch, mels, frames)
@@ -57,3 +53,34 @@ def _block(n_in: int, n_out: int, kernel: int = 3, stride: int = 1, pool: int = 
         nn.ReLU(inplace=True),
     ]
     return nn.Sequential(*layers, *([nn.MaxPool2d(pool, ceil_mode=True)] if pool > 1 else []))
+
+
+@dataclass(frozen=True)
+class EmbeddingMLPSettings:
+    """Every width of an EmbeddingMLP."""
+
+    n_artists: int
+    dim: int  # of an embedding
+    hidden: int = 128
+    dropout: float = 0.5
+
+
+class EmbeddingMLP(nn.Module):
+    """(batch, excerpts, dim) -> (batch, artists) logits, by the mean of the embeddings."""
+
+    def __init__(self, settings: EmbeddingMLPSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.standardise = nn.BatchNorm1d(settings.dim, affine=False)
+        self.head = _head(settings.dim, settings.hidden, settings.dropout, settings.n_artists)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.standardise(embeddings.mean(dim=1)))
+        return logits
+
+
+def _head(n_in: int, hidden: int, dropout: float, n_out: int) -> nn.Sequential:
+    """Two fully connected layers."""
+    return nn.Sequential(
+        nn.Linear(n_in, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, n_out)
+    )

@@ -126,6 +126,10 @@ class Run:
         self.left_out = found.refused
         self.corpus = self.corpus.without(found.refused)
         self.stage_done(recipe.name)
+        if found.heard_s:
+            speed = found.heard_s / self.seconds[recipe.name]
+            words = "%s: %.1f h of audio, %.0f times faster than real time"
+            log.info(words, recipe.name, found.heard_s / 3600, speed)
         return found.entries
 
     def write_test(self, posteriors: NDArray[Any]) -> Scores | None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from artistid import scoring
-from artistid.augmentation import mixup, spec_augment
+from artistid.augmentation import Augmentation, mixup
 from artistid.checkpoints import ResumeFile
 from artistid.devices import DeviceName, Devices, Precision
 from artistid.errors import UserError, require_at_least
@@ -29,7 +29,6 @@ from artistid.excerpts import Excerpts, Songs, covering, random_crops
 
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
 WARM_UP = 0.3  # share of the steps in which the learning rate rises
-LONGEST_MASK, WIDEST_MASK = 0.2, 0.15  # of a crop's frames, of its bands
 ENOUGH_CROPS = 30_000  # by cross-validation on 70 songs: 13,000 are too few, 51,000 no better
 EPOCHS_RANGE = (15, 50)
 
@@ -56,8 +55,6 @@ class TrainingSettings:
     """Share of the target that is spread over all artists."""
     mixup: float = 0.0
     """Parameter of mixup's beta distribution; 0: none."""
-    masks: int = 2
-    """SpecAugment: masks of time, and as many of frequency, in each crop."""
     crop_seconds: float = 3.0
     """Length of the excerpts that are classified, in seconds."""
     patience: int = 20
@@ -71,7 +68,7 @@ class TrainingSettings:
 
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""
-        require_at_least(self, batch_size=1, patience=1, masks=0, weight_decay=0, mixup=0)
+        require_at_least(self, batch_size=1, patience=1, weight_decay=0, mixup=0)
         require_at_least(self, **({} if self.epochs is None else {"epochs": 1}))
         if not 0 < self.lr < float("inf"):
             raise UserError(f"--lr {self.lr}: must be above 0")
@@ -122,13 +119,15 @@ class Trainer:
         n_frames: int,
         settings: TrainingSettings,
         devices: Devices,
+        augment: Augmentation,
     ) -> None:
-        """`n_frames` is the length of a crop; `settings.epochs` may be None."""
+        """`n_frames` is the length of a crop; `settings.epochs` may be None; `augment` changes
+        the crops to train on."""
         self.network = network.to(device=devices.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train, self.val, self.n_frames = train, val, n_frames
         self.n_artists = int(train.labels.max()) + 1
-        self.settings, self.devices = settings, devices
+        self.settings, self.devices, self.augment = settings, devices, augment
         self.n_crops = len(covering(train.songs.lengths, n_frames))
         self.epochs = settings.epochs or epochs_for(self.n_crops)
         self.history: list[Epoch] = []
@@ -246,13 +245,12 @@ class Trainer:
     def _step(self, crops: Excerpts, draw: Generator) -> Tensor:
         """One step of the optimizer; the loss of its crops."""
         settings, device = self.settings, self.devices.device
-        log_mel = self.train.songs.read(crops, self.n_frames).to(device).float()
+        heard = self.train.songs.read(crops, self.n_frames).to(device).float()
         labels = torch.from_numpy(self.train.labels[crops.songs]).to(device)
         targets = F.one_hot(labels, self.n_artists).float()
-        log_mel = spec_augment(log_mel, draw, settings.masks, LONGEST_MASK, WIDEST_MASK)
-        log_mel, targets = mixup(log_mel, targets, draw, settings.mixup)
+        heard, targets = mixup(self.augment(heard, draw), targets, draw, settings.mixup)
         with self.devices.autocast():
-            logits = self._shared(log_mel)
+            logits = self._shared(heard)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
         loss.backward()
         self._optimizer.step()
@@ -344,9 +342,9 @@ def song_posteriors(
     with torch.inference_mode():
         for first in range(0, len(excerpts), batch_size):
             batch = excerpts.take(slice(first, first + batch_size))
-            log_mel = songs.read(batch, n_frames).to(devices.device).float()
+            heard = songs.read(batch, n_frames).to(devices.device).float()
             with devices.autocast():
-                logits = network(log_mel)
+                logits = network(heard)
             np.add.at(sums, batch.songs, logits.float().softmax(dim=1).cpu().numpy())
     total = np.sum(devices.gather([sums]), axis=0)
     n_excerpts = np.bincount(covering(songs.lengths, n_frames).songs, minlength=len(total))

@@ -18,9 +18,10 @@ import tyro
 from tqdm import tqdm
 
 from artistid import cache, devices, training
+from artistid.augmentation import spec_augment
 from artistid.cache import Entry
-from artistid.excerpts import NAME, open_songs
-from artistid.melspec import MelSettings
+from artistid.excerpts import open_songs
+from artistid.melspec import NAME, MelSettings
 from artistid.networks import MelCNN, MelCNNSettings
 
 N_ARTISTS = 20
@@ -58,11 +59,13 @@ def main(settings: Settings) -> None:
         tempfile.TemporaryDirectory() as folder,
         devices.start(settings.device, settings.precision) as place,
     ):
-        songs = open_songs(make_entries(Path(folder), settings.songs, mel), place.device)
+        songs = open_songs(make_entries(Path(folder), settings.songs, mel), NAME, place.device)
         examples = training.Examples(songs, np.arange(settings.songs) % N_ARTISTS)
         widths = MelCNNSettings(N_ARTISTS, mel.n_mels)
         network = training.initialised(MelCNN, widths, settings, place)
-        trainer = training.Trainer(network, examples, examples, n_frames, settings, place)
+        trainer = training.Trainer(
+            network, examples, examples, n_frames, settings, place, spec_augment
+        )
         n_steps = len(trainer.own_batches(0))
         steps = min(settings.steps or n_steps, n_steps)
         trainer.train_epoch(0, steps=5)

@@ -9,11 +9,9 @@ Both on the same songs, device and threads, in turn, each in a process of its ow
 medians over the rounds, after a warm-up.
 """
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +26,17 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from artistid import training
+from artistid.augmentation import spec_augment
 from artistid.cli import CommonSettings
 from artistid.dataset import Track, read_corpus
 from artistid.devices import Devices, Precision
-from artistid.excerpts import open_songs
+from artistid.excerpts import MappedSongs, open_songs
 from artistid.extraction import extract
-from artistid.melspec import LogMel, MelSettings, recipe
+from artistid.melspec import NAME, LogMel, MelSettings, recipe
 from artistid.networks import MelCNN, MelCNNSettings
 from artistid.report import table
 from artistid.scoring import labels_of
+from benchmarks.ways import Way
 
 CHANNELS = (64, 128, 128, 128, 64)
 POOLS = ((4, 2), (4, 2), (4, 2), (5, 3), (4, 4))  # over frames, over bands
@@ -109,41 +109,16 @@ def our_epoch(entries: list[Path], labels: Any, precision: Precision) -> Callabl
     mel = MelSettings()
     devices = Devices("auto", precision)
     settings = training.TrainingSettings(epochs=100)  # so many that the schedule does not end
-    songs = training.Examples(open_songs(entries, devices.device), labels)
+    songs = training.Examples(open_songs(entries, NAME, devices.device), labels)
     widths = MelCNNSettings(int(labels.max()) + 1, mel.n_mels)
     network = training.initialised(MelCNN, widths, settings, devices)
     n_frames = round(settings.crop_seconds * mel.frames_per_second)
-    trainer = training.Trainer(network, songs, songs, n_frames, settings, devices)
+    trainer = training.Trainer(network, songs, songs, n_frames, settings, devices, spec_augment)
 
     def epoch() -> None:
         trainer.train_epoch(0)
 
     return epoch
-
-
-class Way:
-    """A way to train, in a process of its own."""
-
-    def __init__(self, make_epoch: Callable[..., Callable[[], None]], *arguments: Any) -> None:
-        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        self._process.submit(_prepare, make_epoch, arguments).result()
-
-    def seconds(self) -> float:
-        return self._process.submit(_timed).result()
-
-
-_epochs: list[Callable[[], None]] = []  # of this process
-
-
-def _prepare(make_epoch: Callable[..., Callable[[], None]], arguments: tuple[Any, ...]) -> None:
-    _epochs[:] = [make_epoch(*arguments)]
-    _timed()
-
-
-def _timed() -> float:
-    begin = time.perf_counter()
-    _epochs[0]()
-    return time.perf_counter() - begin
 
 
 def main(settings: Settings) -> None:
@@ -158,14 +133,16 @@ def main(settings: Settings) -> None:
     extraction.require_all()
     once = time.perf_counter() - begin
     entries = list(extraction.entries.values())
-    audio_s = open_songs(entries, torch.device("cpu")).lengths.sum() / mel.frames_per_second
+    audio_s = MappedSongs(entries, NAME).lengths.sum() / mel.frames_per_second
 
     devices = Devices("auto", "auto")
     ways = {"homework, fp32": Way(homework_epoch, tracks, labels)}
     for precision in dict.fromkeys(("fp32", devices.precision)):
         ways[f"task 2, {precision}"] = Way(our_epoch, entries, labels, precision)
+    for way in ways.values():  # to warm up
+        way.run()
     rounds = [
-        {name: way.seconds() for name, way in ways.items()}
+        {name: way.run().seconds for name, way in ways.items()}
         for _ in tqdm(range(settings.rounds), desc="rounds", disable=None)
     ]
     print(f"{corpus.name}: {len(tracks)} songs, {audio_s:.0f} s of audio an epoch, on {devices}")

@@ -49,7 +49,7 @@ def predictions_of_saved_network(folder: Path, corpus: Path, cache: Path) -> dic
     tests = read_corpus(corpus).split("test")
     entries = extract(tests, melspec.recipe(mel), cache, jobs=1).entries
     cpu = Devices("cpu", "auto")
-    songs = open_songs([entries[track] for track in tests], cpu.device)
+    songs = open_songs([entries[track] for track in tests], melspec.NAME, cpu.device)
     n_artists = len(description["artists"])
     posteriors = training.song_posteriors(
         network, songs, description["crop_frames"], n_artists, 32, cpu

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from artistid import training
+from artistid.augmentation import spec_augment
 from artistid.checkpoints import ResumeFile
 from artistid.devices import Devices
 from artistid.excerpts import Excerpts, covering
@@ -45,7 +46,9 @@ def make_trainer(settings: TrainingSettings = SETTINGS, devices: Any = None) -> 
     devices = devices or Devices("cpu", settings.precision)
     widths = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), hidden=16)
     network = training.initialised(MelCNN, widths, settings, devices)
-    return Trainer(network, examples(22, 1), examples(12, 2), N_FRAMES, settings, devices)
+    return Trainer(
+        network, examples(22, 1), examples(12, 2), N_FRAMES, settings, devices, spec_augment
+    )
 
 
 def resume_file(folder: Path) -> ResumeFile:

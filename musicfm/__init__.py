@@ -1,0 +1,7 @@
+"""MusicFM in plain PyTorch: the pretrained encoder, for inference."""
+
+from musicfm.checkpoint import load_checkpoint
+from musicfm.encoder import MusicFM, MusicFMConfig
+from musicfm.published import CheckpointError
+
+__all__ = ["CheckpointError", "MusicFM", "MusicFMConfig", "load_checkpoint"]

@@ -1,0 +1,225 @@
+"""Read the official checkpoint and its statistics, and fold its batch normalisations.
+
+A checkpoint is {"state_dict": {"model.<name>": tensor}} in torch's format, or the same tensors in
+safetensors. Both are read as data; a pickle that would run code is refused.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from musicfm.encoder import MusicFM, MusicFMConfig
+from musicfm.published import CheckpointError, require_whole
+
+BATCH_NORM_EPS = 1e-5
+NOT_OF_THE_ENCODER = re.compile(  # names that a checkpoint has beside the encoder's
+    r"quantizer_.*|linear\..*|cls_token|preprocessor_.*|conformer\.embed_positions\.inv_freq"
+    r"|conformer\.pos_conv_embed\..*|.*\.num_batches_tracked"
+)
+MEAN, STD = "melspec_2048_mean", "melspec_2048_std"  # names in the file of statistics
+
+OFFICIAL = MusicFMConfig()
+
+State = Mapping[str, Tensor]
+
+
+def load_checkpoint(weights: Path, stats: Path, config: MusicFMConfig = OFFICIAL) -> MusicFM:
+    """The encoder with the weights of a checkpoint, in eval mode, on the CPU, in float32.
+
+    Raises FileNotFoundError, or CheckpointError for files that are damaged or of another model."""
+    state = read_state(weights, config)
+    with torch.device("meta"):
+        model = MusicFM(config, *read_stats(stats))
+    # most tensors stay where they are, in the mapped file
+    model.load_state_dict(_folded(state, config), assign=True)
+    model.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval().requires_grad_(False)
+
+
+def read_state(path: Path, config: MusicFMConfig) -> dict[str, Tensor]:
+    """The encoder's tensors by their official names, as `official_shapes` has them."""
+    require_whole(path)
+    try:
+        state = _read(path)
+    except FileNotFoundError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors, and loading it could run code: refused; "
+            "use the published file (python3 -m musicfm download)"
+        ) from error
+    except (RuntimeError, SafetensorError, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path}: truncated or not a checkpoint ({reason}); download it again"
+        ) from error
+    _check(path, state, official_shapes(config))
+    return state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        content: Any = safetensors.torch.load_file(path)
+    else:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        content = {}
+    named = {str(name).removeprefix("model."): tensor for name, tensor in content.items()}
+    return {name: t for name, t in named.items() if not NOT_OF_THE_ENCODER.fullmatch(name)}
+
+
+def _check(path: Path, state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError where names or shapes are not those of `shapes`."""
+    missing, unknown = shapes.keys() - state.keys(), state.keys() - shapes.keys()
+    wrong = [
+        f"{name} is {getattr(state[name], 'shape', None)}, not {shape}"
+        for name, shape in shapes.items()
+        if name in state and getattr(state[name], "shape", None) != shape
+    ]
+    faults = [
+        f"{len(names)} {kind}, such as {', '.join(sorted(names)[:3])}"
+        for kind, names in (("missing", missing), ("unknown", unknown))
+        if names
+    ] + wrong[:1]
+    if faults:
+        raise CheckpointError(f"{path}: of another model: {'; '.join(faults)}")
+
+
+def read_stats(path: Path) -> tuple[float, float]:
+    """Mean and standard deviation of the log-mels that the model was trained on, in dB."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        mean, std = float(values[MEAN]), float(values[STD])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: not the statistics of a checkpoint, a JSON object with {MEAN} and {STD}"
+        ) from error
+    if not std > 0:
+        raise CheckpointError(f"{path}: {STD} is {std}, not above 0")
+    return mean, std
+
+
+def convert(weights: Path, out: Path, config: MusicFMConfig = OFFICIAL) -> None:
+    """Write the encoder's tensors to `out`, in safetensors, under their official names."""
+    safetensors.torch.save_file(read_state(weights, config), out)
+
+
+def official_shapes(config: MusicFMConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of the encoder in an official checkpoint."""
+    c, d, f = config.conv_dim, config.encoder_dim, config.ff_dim
+    shapes: dict[str, tuple[int, ...]] = {}
+    for block, n_in in enumerate((1, c)):
+        for number, channels in ((1, n_in), (2, c), (3, n_in)):
+            shapes |= _pair(f"conv.conv.{block}.conv{number}", (c, channels, 3, 3))
+            shapes |= _norm(f"conv.conv.{block}.bn{number}", c, is_batch_norm=True)
+    shapes |= _pair("conv.linear", (d, c * (config.n_mels // 4)))
+    shapes |= _norm("conformer.layer_norm", d)
+    for number in range(config.encoder_depth):
+        layer = f"conformer.layers.{number}"
+        for name in ("ffn1_layer_norm", "self_attn_layer_norm", "conv_module.layer_norm"):
+            shapes |= _norm(f"{layer}.{name}", d)
+        for name in ("ffn2_layer_norm", "final_layer_norm"):
+            shapes |= _norm(f"{layer}.{name}", d)
+        for name in ("ffn1", "ffn2"):
+            shapes |= _pair(f"{layer}.{name}.intermediate_dense", (f, d))
+            shapes |= _pair(f"{layer}.{name}.output_dense", (d, f))
+        for name in ("linear_q", "linear_k", "linear_v", "linear_out"):
+            shapes |= _pair(f"{layer}.self_attn.{name}", (d, d))
+        shapes[f"{layer}.conv_module.pointwise_conv1.weight"] = (2 * d, d, 1)
+        shapes[f"{layer}.conv_module.depthwise_conv.weight"] = (d, 1, config.conv_kernel)
+        shapes |= _norm(f"{layer}.conv_module.batch_norm", d, is_batch_norm=True)
+        shapes[f"{layer}.conv_module.pointwise_conv2.weight"] = (d, d, 1)
+    return shapes
+
+
+def _pair(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def _norm(name: str, size: int, is_batch_norm: bool = False) -> dict[str, tuple[int, ...]]:
+    kinds = ["weight", "bias", *(["running_mean", "running_var"] if is_batch_norm else [])]
+    return {f"{name}.{kind}": (size,) for kind in kinds}
+
+
+# --- from the official names to ours ---------------------------------------------------------
+
+
+def _folded(state: State, config: MusicFMConfig) -> dict[str, Tensor]:
+    """The weights of `MusicFM`."""
+    ours: dict[str, Tensor] = {}
+    for number in range(2):
+        block, mine = f"conv.conv.{number}", f"subsampling.blocks.{number}"
+        inner, body, shortcut = (
+            _with_norm(state, f"{block}.conv{i}", f"{block}.bn{i}") for i in (1, 2, 3)
+        )
+        ours |= _named(f"{mine}.entry", _stacked(inner, shortcut))
+        ours |= _named(f"{mine}.body", body)
+    ours |= _named("subsampling.linear", _both(state, "conv.linear"))
+    ours |= _named("norm", _both(state, "conformer.layer_norm"))
+    for number in range(config.encoder_depth):
+        layer = _layer(state, f"conformer.layers.{number}")
+        ours |= {f"layers.{number}.{name}": tensor for name, tensor in layer.items()}
+    return ours
+
+
+def _layer(state: State, layer: str) -> dict[str, Tensor]:
+    """The weights of a `Layer`."""
+    same = {
+        "first_half.0": "ffn1_layer_norm",
+        "first_half.1": "ffn1.intermediate_dense",
+        "first_half.3": "ffn1.output_dense",
+        "attention_norm": "self_attn_layer_norm",
+        "attention.value": "self_attn.linear_v",
+        "attention.output": "self_attn.linear_out",
+        "convolution.norm": "conv_module.layer_norm",
+        "second_half.0": "ffn2_layer_norm",
+        "second_half.1": "ffn2.intermediate_dense",
+        "second_half.3": "ffn2.output_dense",
+        "norm": "final_layer_norm",
+    }
+    ours: dict[str, Tensor] = {}
+    for mine, theirs in same.items():
+        ours |= _named(mine, _both(state, f"{layer}.{theirs}"))
+    query, key = (_both(state, f"{layer}.self_attn.linear_{name}") for name in "qk")
+    ours |= _named("attention.query_key", _stacked(query, key))
+    module = f"{layer}.conv_module"
+    for mine, theirs in (("gated", "pointwise_conv1"), ("output", "pointwise_conv2")):
+        ours[f"convolution.{mine}.weight"] = state[f"{module}.{theirs}.weight"].squeeze(2)
+    depthwise = _with_norm(state, f"{module}.depthwise_conv", f"{module}.batch_norm")
+    return ours | _named("convolution.depthwise", depthwise)
+
+
+def _with_norm(state: State, convolution: str, norm: str) -> list[Tensor]:
+    """Weight and bias of a convolution that does what it and its batch normalisation did."""
+    scale, shift, mean, variance = (
+        state[f"{norm}.{kind}"].double()
+        for kind in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = scale / (variance + BATCH_NORM_EPS).sqrt()
+    weight = state[f"{convolution}.weight"].double()
+    bias = state.get(f"{convolution}.bias", torch.zeros(())).double()
+    scaled = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+    return [scaled.float(), ((bias - mean) * scale + shift).float()]
+
+
+def _both(state: State, name: str) -> list[Tensor]:
+    return [state[f"{name}.weight"], state[f"{name}.bias"]]
+
+
+def _stacked(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    """Of two layers that read the same input."""
+    return [torch.cat(two) for two in zip(first, second, strict=True)]
+
+
+def _named(name: str, both: list[Tensor]) -> dict[str, Tensor]:
+    return {f"{name}.weight": both[0], f"{name}.bias": both[1]}

@@ -1,0 +1,68 @@
+"""From audio to the encoder's frames: log-mel spectrogram, normalisation, convolutions.
+
+Facts are those of the official code, github.com/minzwon/musicfm, modules/features.py and conv.py.
+"""
+
+from functools import cache
+
+import librosa.filters
+import librosa.util.utils
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from musicfm.linear import Linear
+
+SAMPLE_RATE = 24_000  # Hz
+N_FFT, HOP = 2_048, 240  # samples
+FLOOR = 1e-10  # of a band's power
+STRIDE = 4  # frames of the spectrogram that become one of the encoder
+
+
+def log_mel(audio: Tensor, n_mels: int) -> Tensor:
+    """(batch, samples) at 24 kHz -> (batch, n_mels, samples // 240) in decibels, in float32."""
+    window, filters = _constants(n_mels, audio.device)
+    with torch.autocast(audio.device.type, enabled=False):
+        spectrum = torch.stft(
+            audio.float(), N_FFT, HOP, window=window, pad_mode="reflect", return_complex=True
+        )[..., :-1]  # (batch, bins, frames)
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        return 10 * torch.log10((filters @ power).clamp(min=FLOOR))
+
+
+@cache
+def _constants(n_mels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Window (n_fft,) and mel filters (n_mels, bins); no weights, so they stay in float32."""
+    filters = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels, htk=True, norm=None)
+    return torch.hann_window(N_FFT, device=device), torch.from_numpy(filters).to(device)
+
+
+class Residual(nn.Module):
+    """(batch, channels, bands, frames) -> (batch, n_out, bands / 2, frames / 2), rounded up.
+
+    Each convolution has its batch normalisation in its weights; the first one and that of the
+    shortcut read the same input, so they are one."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(n_in, 2 * n_out, 3, stride=2, padding=1)
+        self.body = nn.Conv2d(n_out, n_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner, shortcut = self.entry(x).chunk(2, dim=1)
+        return F.relu(self.body(F.relu(inner)).add_(shortcut), inplace=True)
+
+
+class Subsampling(nn.Module):
+    """(batch, n_mels, frames), normalised -> (batch, frames / 4, dim), rounded up twice."""
+
+    def __init__(self, n_mels: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Residual(1, channels), Residual(channels, channels))
+        self.linear = Linear(channels * n_mels // STRIDE, dim)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        image = self.blocks(mel.unsqueeze(1).to(self.linear.weight.dtype))
+        # (batch, channels, bands, frames) -> (batch, frames, channels x bands)
+        features: Tensor = self.linear(image.permute(0, 3, 1, 2).flatten(2))
+        return features
