@@ -21,7 +21,9 @@ class Settings(training.TrainingSettings, cli.CommonSettings):
     Default: those in musicfm/data, else in the hub's local cache."""
     layer: int = 7
     """Layer of MusicFM that the embeddings are from."""
-    crop_seconds: float = 30.0
+    lr: float = 1e-3
+    """Highest learning rate of the one-cycle schedule."""
+    crop_seconds: float = 15.0
     """Length of the excerpts that are classified, in seconds."""
 
     def check(self) -> None:
