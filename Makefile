@@ -14,6 +14,8 @@ demo: .venv/run
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task1.json
 	$(BIN)/python task2.py --data hw1/demo
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2.json
+	$(BIN)/python task2_baseline.py --data hw1/demo
+	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2_baseline.json
 
 test: .venv/dev
 	$(BIN)/python -m pytest

@@ -54,7 +54,7 @@ def train_and_report(
         return
     run.stage_done("training")
 
-    run.draw_curves(curves, name, trainer.curves, trainer.best_epoch)
+    run.draw_curves(curves, name, trainer.curves, trainer.kept_epoch)
     run.draw_confusion(f"confusion_matrix_{task}.png", name, on_val, tracks["val"])
     whole = {"task": task, "artists": run.corpus.artists, **description}
     whole["crop_frames"] = crop_frames
@@ -65,7 +65,7 @@ def train_and_report(
     run.write_metrics(
         val_scores,
         test_scores,
-        best_epoch=trainer.best_epoch + 1,
+        kept_epoch=trainer.kept_epoch + 1,
         curves=trainer.curves,
         device=str(devices),
         **description,

@@ -171,10 +171,10 @@ class Run:
         )
 
     def draw_curves(
-        self, file_name: str, model: str, curves: Mapping[str, Sequence[float]], best: int
+        self, file_name: str, model: str, curves: Mapping[str, Sequence[float]], kept: int
     ) -> None:
         """How training went; see `draw_curves`."""
-        draw_curves(self.outputs.results / file_name, curves, best, model)
+        draw_curves(self.outputs.results / file_name, curves, kept, model)
 
     def write_metrics(self, val: Scores, test: Scores | None, **more: Any) -> None:
         """Accuracies are fractions of songs."""
@@ -293,15 +293,15 @@ def _confusion_figure(counts: NDArray[np.intp], artists: Sequence[str], title: s
     return figure
 
 
-def draw_curves(path: Path, curves: Mapping[str, Sequence[float]], best: int, title: str) -> None:
-    """Training by epoch: `curves` has top1, top3, loss and val_loss, `best` is an index of them."""
-    figure = _curves_figure(curves, best, title)
+def draw_curves(path: Path, curves: Mapping[str, Sequence[float]], kept: int, title: str) -> None:
+    """Training by epoch: `curves` has top1, top3, loss and val_loss, `kept` is an index of them."""
+    figure = _curves_figure(curves, kept, title)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 
-def _curves_figure(curves: Mapping[str, Sequence[float]], best: int, title: str) -> Figure:
+def _curves_figure(curves: Mapping[str, Sequence[float]], kept: int, title: str) -> Figure:
     epochs = np.arange(1, len(curves["loss"]) + 1)
     figure, (accuracy, loss) = plt.subplots(2, 1, figsize=(4.5, 5), sharex=True)
     for axes, name, label in (
@@ -312,13 +312,13 @@ def _curves_figure(curves: Mapping[str, Sequence[float]], best: int, title: str)
     ):
         axes.plot(epochs, curves[name], marker="." if len(epochs) < 50 else "", label=label)
     for axes in (accuracy, loss):
-        axes.axvline(best + 1, color="0.5", linestyle="--", linewidth=1, zorder=0)
+        axes.axvline(kept + 1, color="0.5", linestyle="--", linewidth=1, zorder=0)
         axes.grid(color="0.9", linewidth=0.5)
     accuracy.set_ylim(0, 1.03)
     accuracy.set_ylabel("accuracy on val")
     accuracy.legend(loc="lower right")
-    scores = f"{curves['top1'][best]:.3f} / {curves['top3'][best]:.3f}"
-    accuracy.set_title(f"{title}, val: {scores} at best (epoch {best + 1})")
+    scores = f"{curves['top1'][kept]:.3f} / {curves['top3'][kept]:.3f}"
+    accuracy.set_title(f"{title}, val: {scores} kept (epoch {kept + 1})")
     loss.set_ylim(bottom=0)
     loss.set_ylabel("loss")
     loss.set_xlabel("epoch")

@@ -140,7 +140,7 @@ def test_a_name_in_chinese_draws_without_complaint(tmp_path: Path) -> None:
     assert (tmp_path / "c.png").stat().st_size > 1_000
 
 
-def test_the_curves_show_every_epoch_and_mark_the_best(tmp_path: Path) -> None:
+def test_the_curves_show_every_epoch_and_mark_the_kept_one(tmp_path: Path) -> None:
     curves = {"top1": [0.2, 0.6, 0.5], "top3": [0.4, 0.8, 0.9], "loss": [2, 1, 0.5]}
     curves["val_loss"] = [2, 1.5, 1.6]
     figure = report._curves_figure(curves, 1, "MelCNN")
@@ -152,7 +152,7 @@ def test_the_curves_show_every_epoch_and_mark_the_best(tmp_path: Path) -> None:
         assert all(list(lines[name].get_xdata()) == [1, 2, 3] for name in named)
         for axes in (accuracy, loss):
             assert [2, 2] in [list(line.get_xdata()) for line in axes.get_lines()]  # the mark
-        assert accuracy.get_title() == "MelCNN, val: 0.600 / 0.800 at best (epoch 2)"
+        assert accuracy.get_title() == "MelCNN, val: 0.600 / 0.800 kept (epoch 2)"
         figure.draw_without_rendering()
     finally:
         plt.close(figure)

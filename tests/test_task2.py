@@ -79,7 +79,7 @@ def test_from_files_to_a_scored_prediction(run_script: Script, course: Path) -> 
     metrics = read(work / "result/metrics_task2.json")
     assert (metrics["val"]["n"], metrics["test"]["n"]) == (8, 4)
     assert metrics["curves"]["loss"][-1] < 0.8 * metrics["curves"]["loss"][0]
-    assert metrics["val"]["top1"] == metrics["curves"]["top1"][metrics["best_epoch"] - 1]
+    assert metrics["val"]["top1"] == metrics["curves"]["top1"][metrics["kept_epoch"] - 1]
     assert len(metrics["curves"]["loss"]) == 20
     scored = run_script("hw1/count_score.py", course / "test_ans.json", "pred_task2.json")
     assert scored.stdout == f"{metrics['test']['top1']}\n{metrics['test']['top3']}\n"
