@@ -40,6 +40,7 @@ def test_from_files_to_a_scored_prediction(run_script: Script, course: Path) -> 
         assert line in log
     digest = musicfm.published.sha256(musicnn.WEIGHTS)
     assert f"encoder: musicnn; weights msd_musicnn.safetensors, SHA-256 {digest}" in log
+    assert "musicnn: 0.0 h of audio, " in log
     metrics = read(work / "result/metrics_task2_baseline.json")
     assert metrics["task"] == "task2_baseline"
     assert metrics["encoder"]["weights"] == digest
