@@ -44,20 +44,9 @@ def entry_path(folder: Path, content: str, settings: str) -> Path:
     return folder / content[:2] / f"{content}-{settings}.safetensors"
 
 
-def load_entry(path: Path) -> Entry | None:
-    """The entry at `path`; None where there is none or it is damaged (it is then made again)."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Entry(arrays, file.metadata() or {})
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
 def load_notes(path: Path) -> Mapping[str, str] | None:
-    """The notes of the entry at `path`, without its arrays; None as for `load_entry`.
-
-    That all the arrays' bytes are there is checked, by the file's length."""
+    """The notes of the entry at `path`; None where there is none or it is damaged (it is then made
+    again). That all the arrays' bytes are there is checked, by the file's length."""
     try:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}

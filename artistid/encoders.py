@@ -123,17 +123,14 @@ class Found:
     @property
     def recipe(self) -> Recipe:
         """How `extract` makes and caches "embeddings", (excerpts, dim), of every song."""
-        # a GPU wants the next song decoded; the CPU is full with one, if the encoder is large
-        on_cpu = self.source.device == "cpu"
-        here: Place = "here" if on_cpu else "threads"
-        is_small = self.settings.name == "musicnn"
-        return Recipe(
-            self.settings.name,
-            VERSION,
-            self.settings,
-            partial(_arrays, source=self.source),
-            "processes" if on_cpu and is_small else here,
-        )
+        compute = partial(_arrays, source=self.source)
+        return Recipe(self.settings.name, VERSION, self.settings, compute, self._place)
+
+    @property
+    def _place(self) -> Place:
+        if self.source.device != "cpu":
+            return "threads"  # that decode while the GPU is busy
+        return "processes" if self.settings.name == "musicnn" else "here"  # too large for several
 
 
 def find(

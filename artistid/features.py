@@ -26,7 +26,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from artistid.audio import require_frame
-from artistid.cache import load_entry
+from artistid.cache import opened
 from artistid.dataset import Track
 from artistid.errors import UserError
 from artistid.extraction import Recipe
@@ -96,10 +96,8 @@ class SongLoader:
     def __call__(self, track: Track, most_excerpts: int | None = None) -> Array:
         """The song's excerpts, at most so many, evenly spread, and a row for all of it:
         (rows, columns). Raises UserError where the cache has lost it."""
-        entry = load_entry(self.entries[track])
-        if entry is None:
-            raise UserError(f"{self.entries[track]}: gone from the cache; run it again")
-        excerpts, song = entry.arrays["excerpts"], entry.arrays["song"]
+        with opened(self.entries[track]) as file:
+            excerpts, song = file.get_tensor("excerpts"), file.get_tensor("song")
         if most_excerpts is not None and len(excerpts) > most_excerpts:
             excerpts = excerpts[np.arange(most_excerpts) * len(excerpts) // most_excerpts]
         return np.vstack([excerpts, song])

@@ -57,9 +57,8 @@ def embed(tracks: list[Track], tmp_path: Path) -> Callable[[encoders.Found], dic
         extraction.require_all()
         rows: dict[str, Any] = {"made": round(extraction.heard_s / 4.0)}
         for track, path in extraction.entries.items():
-            entry = cache.load_entry(path)
-            assert entry is not None
-            rows[track.album] = entry.arrays[encoders.NAME]
+            with cache.opened(path) as file:
+                rows[track.album] = file.get_tensor(encoders.NAME)
         return rows
 
     return run

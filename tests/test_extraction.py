@@ -41,8 +41,11 @@ def tracks(tmp_path: Path) -> list[Track]:
 
 
 def values(extraction: Extraction) -> dict[str, float]:
-    entries = {track.id: cache.load_entry(path) for track, path in extraction.entries.items()}
-    return {key: float(entry.arrays["loudness"][0]) for key, entry in entries.items() if entry}
+    found = {}
+    for track, path in extraction.entries.items():
+        with cache.opened(path) as file:
+            found[track.id] = float(file.get_tensor("loudness")[0])
+    return found
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
