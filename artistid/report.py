@@ -323,6 +323,6 @@ def _curves_figure(curves: Mapping[str, Sequence[float]], kept: int, title: str)
     loss.set_ylabel("loss")
     loss.set_xlabel("epoch")
     loss.xaxis.get_major_locator().set_params(integer=True)
-    loss.legend(loc="lower left")
+    loss.legend(loc="upper right")
     figure.tight_layout()
     return figure
