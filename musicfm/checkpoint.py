@@ -111,7 +111,9 @@ def read_stats(path: Path) -> tuple[float, float]:
 
 def convert(weights: Path, out: Path, config: MusicFMConfig = OFFICIAL) -> None:
     """Write the encoder's tensors to `out`, in safetensors, under their official names."""
-    safetensors.torch.save_file(read_state(weights, config), out)
+    unfinished = out.with_name(f"{out.name}.part")
+    safetensors.torch.save_file(read_state(weights, config), unfinished)
+    unfinished.replace(out)
 
 
 def official_shapes(config: MusicFMConfig) -> dict[str, tuple[int, ...]]:

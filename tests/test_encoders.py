@@ -10,7 +10,7 @@ import torch
 from conftest import hum, write_audio
 from numpy.random import Generator
 from numpy.typing import NDArray
-from test_musicfm import STATS, TINY, WEIGHTS
+from test_musicfm import STATS, TINY, WEIGHTS, Payload
 
 import musicfm.published
 from artistid import audio, cache, encoders, musicnn
@@ -240,6 +240,10 @@ def swap(weights: Path) -> None:
     torch.save({"state_dict": {"model.other": torch.zeros(3)}}, weights)
 
 
+def poison(weights: Path) -> None:
+    torch.save({"state_dict": Payload(weights.parent / "trace")}, weights)
+
+
 def spoil(weights: Path) -> None:
     musicfm.published.stats_beside(weights).write_text("{}")
 
@@ -253,6 +257,7 @@ def lose(weights: Path) -> None:
     [
         (damage, "pretrained_tiny.pt: truncated or not a checkpoint"),
         (swap, "pretrained_tiny.pt: of another model: .* missing"),
+        (poison, "pretrained_tiny.pt: holds more than tensors, .* refused"),
         (spoil, "tiny_stats.json: not the statistics"),
         (lose, "tiny_stats.json: no such file; python3 -m musicfm download"),
         (Path.unlink, "pretrained_tiny.pt: no such file; python3 -m musicfm download"),
@@ -262,6 +267,7 @@ def test_wrong_files_are_named(weights: Path, fault: Callable[[Path], None], wor
     fault(weights)
     with pytest.raises(UserError, match=words):
         encoders.find("auto", weights, 2, CPU, "fp32")
+    assert not (weights.parent / "trace").exists()
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,7 @@ def test_as_safetensors_it_is_the_same(
     model: MusicFM, parity: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     convert(WEIGHTS, tmp_path / "w.safetensors", TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
     with safetensors.safe_open(tmp_path / "w.safetensors", framework="pt") as file:
         assert set(file.keys()) == official_shapes(TINY).keys()
     other = load_checkpoint(tmp_path / "w.safetensors", STATS, TINY)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from numpy.random import Generator
 
-from artistid.networks import MelCNN, MelCNNSettings
+from artistid.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
 
 
 @pytest.fixture
@@ -63,3 +63,21 @@ def test_every_parameter_learns(rng: Generator) -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_mlp_hears_the_mean_of_the_embeddings_standardised(rng: Generator) -> None:
+    network = EmbeddingMLP(EmbeddingMLPSettings(n_artists=5, dim=12, hidden=7, dropout=0.3))
+    shapes = [tuple(parameter.shape) for parameter in network.parameters() if parameter.ndim > 1]
+    assert shapes == [(7, 12), (5, 7)]
+    assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)] == [0.3]
+    seen = []
+    network.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    embeddings = torch.from_numpy(rng.normal(3, 2, (64, 4, 12)).astype(np.float32))
+    embeddings[:, :, 1] *= 1_000
+    network(embeddings)
+    means = embeddings.mean(dim=1)
+    expected = (means - means.mean(dim=0)) / means.std(dim=0, correction=0)
+    torch.testing.assert_close(seen[0], expected, rtol=1e-3, atol=1e-3)
+    network.eval()
+    whole, alone = network(embeddings), network(means[:3, None])
+    torch.testing.assert_close(alone, whole[:3], rtol=1e-4, atol=1e-5)
