@@ -45,9 +45,9 @@ def main(settings: Settings) -> None:
         trials = classical.grid_search(songs, labels, folds, settings.seed, settings.jobs)
         run.stage_done("grid search")
 
-        val_scores = {}
+        val_scores, on_val = {}, {}
         for trial in trials:
-            posteriors = classical.posteriors(trial.classifier, val, load)
+            posteriors = on_val[trial.name] = classical.posteriors(trial.classifier, val, load)
             val_scores[trial.name] = run.score(posteriors, val)
             run.draw_confusion(f"{trial.name}_confusion_matrix.png", trial.name, posteriors, val)
         best = max(trials, key=lambda trial: trial.best.merit)
@@ -59,12 +59,17 @@ def main(settings: Settings) -> None:
                 train + val, artists, load, settings.max_excerpts
             )
             best = best.trained_on(songs, labels)
-        model = classical.ArtistModel(best.classifier, artists, asdict(feature_settings))
+        on_test = classical.posteriors(best.classifier, test, load)
+        temperature, calibration = run.calibrate(on_val[best.name], run.labels(val), on_test)
+        model = classical.ArtistModel(
+            best.classifier, artists, asdict(feature_settings), temperature
+        )
         classical.save_model(run.outputs.results / "model_task1.skops", model)
-        test_scores = run.write_test(classical.posteriors(best.classifier, test, load))
+        test_scores = run.write_test(on_test)
         run.stage_done("evaluation")
         models = classical.results_by_model(trials, val_scores)
-        run.write_metrics(val_scores[best.name], test_scores, best_model=best.name, models=models)
+        chosen = {"best_model": best.name, "models": models, "calibration": calibration}
+        run.write_metrics(val_scores[best.name], test_scores, **chosen)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from artistid.dataset import Corpus, Track
 from artistid.errors import UserError
 from artistid.files import replacing, write_json
 
+FORMAT = 1  # of what the JSON beside a task's weights holds; raised when it changes
+
 Weights = dict[str, Tensor]
 
 

@@ -375,6 +375,9 @@ def posteriors(
 # --- a trained model on disk -----------------------------------------------------------------
 
 
+FORMAT = 2  # of the file; raised when what it holds changes
+
+
 @dataclass(frozen=True)
 class ArtistModel:
     """A fitted classifier with all that is needed to use it."""
@@ -382,13 +385,16 @@ class ArtistModel:
     classifier: SongClassifier  # its classes are indices into `artists`
     artists: list[str]
     features: dict[str, Any]  # the fields of the FeatureSettings it was trained with
+    temperature: float  # that makes probabilities of its posteriors
 
 
 def save_model(path: Path, model: ArtistModel) -> None:
     content = {
+        "format": FORMAT,
         "classifier": model.classifier,
         "artists": model.artists,
         "features": model.features,
+        "temperature": model.temperature,
     }
     with replacing(path) as temporary:
         skops.io.dump(content, temporary)
@@ -403,7 +409,9 @@ def load_model(path: Path) -> ArtistModel:
     """A model from `save_model`. Raises UserError for a file that is none, or not to be trusted."""
     try:
         content = skops.io.load(path, trusted=TRUSTED_TYPES)
-        model = ArtistModel(content["classifier"], content["artists"], content["features"])
+        if content.pop("format", None) != FORMAT:
+            raise ValueError("it is of another version of this program; train it again")
+        model = ArtistModel(**content)
         _check_trees(model.classifier)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; train a model with task1.py") from error

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import tyro
 
@@ -26,7 +26,8 @@ DEMO_NOTICE = (
 
 @dataclass(frozen=True)
 class CommonSettings:
-    how_to_go_on: ClassVar[str] = "run it again to go on"  # after Ctrl-C
+    # after Ctrl-C
+    how_to_go_on: ClassVar[str] = "what was extracted is cached; run it again to go on"
 
     data: Path | None = None
     """The corpus: a folder with artist20/ in it, or a library <artist>/<album>/<track>.
@@ -51,7 +52,15 @@ class CommonSettings:
             raise UserError("--jobs 0: use a number of processes, or -1 for one a core")
 
 
-Settings = TypeVar("Settings", bound=CommonSettings)
+class CheckedSettings(Protocol):
+    """Of a script: a frozen dataclass."""
+
+    how_to_go_on: ClassVar[str]
+
+    def check(self) -> None: ...
+
+
+Settings = TypeVar("Settings", bound=CheckedSettings)
 
 
 def start(settings: type[Settings], main: Callable[[Settings], None], description: str) -> None:
@@ -67,7 +76,7 @@ def start(settings: type[Settings], main: Callable[[Settings], None], descriptio
     except OSError as error:
         _exit(f"{program}: {error.filename or 'file system'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
-        _exit(f"\n{program}: stopped; what was extracted is cached; {settings.how_to_go_on}", 130)
+        _exit(f"\n{program}: stopped; {settings.how_to_go_on}", 130)
 
 
 def _exit(message: str, status: int) -> None:

@@ -132,7 +132,7 @@ def _listed_track(root: Path, entry: str, split: Split) -> Track | str:
 
 def _read_test(root: Path, problems: list[str]) -> list[Track]:
     folder = root / "test"
-    files = _audio_files(folder) if folder.is_dir() else []
+    files = audio_files(folder) if folder.is_dir() else []
     for stem, count in Counter(file.stem for file in files).items():
         if count > 1:
             problems.append(f"{folder}: {count} files are called {stem}; predictions need one each")
@@ -220,7 +220,7 @@ def _shared_albums(train: Sequence[Track], val: Sequence[Track]) -> list[str]:
 
 def _read_library(folder: Path, draw: random.Random) -> Corpus:
     tracks, misplaced = [], []
-    for file in _audio_files(folder):
+    for file in audio_files(folder):
         parts = file.relative_to(folder).parts
         if len(parts) < 3:
             misplaced.append(str(file.relative_to(folder)))
@@ -278,7 +278,7 @@ def _library_notes(misplaced: Sequence[str], by_song: Sequence[str]) -> list[str
 # --- both ------------------------------------------------------------------------------------
 
 
-def _audio_files(folder: Path) -> list[Path]:
+def audio_files(folder: Path) -> list[Path]:
     """Audio by suffix, sorted; hidden files and folders (.DS_Store, ._song.mp3) are none."""
     return sorted(
         path
@@ -287,6 +287,25 @@ def _audio_files(folder: Path) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
+
+
+def find_songs(places: Sequence[Path]) -> list[Path]:
+    """Files as they are named, the audio in folders, and what patterns stand for, each once.
+
+    Raises CorpusError for a place where there is nothing."""
+    songs: dict[Path, None] = {}
+    for place in places:
+        if place.is_file():
+            found = [place]
+        elif place.is_dir():
+            found = audio_files(place)
+        else:  # a pattern that the shell has left alone
+            anchor = Path(place.anchor)
+            matches = anchor.glob(str(place.relative_to(anchor)))
+            found = sorted(path for path in matches if path.is_file())
+        _raise(place, [] if found else ["no audio here; name files, folders or patterns"])
+        songs |= dict.fromkeys(found)
+    return list(songs)
 
 
 def _shorten(lines: Sequence[str], most: int) -> list[str]:

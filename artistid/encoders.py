@@ -190,6 +190,12 @@ def _reported(found: Found) -> Found:
 # --- songs -----------------------------------------------------------------------------------
 
 
+def encoder(found: Found) -> Encoder:
+    """Loaded, once in a process."""
+    with _LOADING:
+        return _loaded(found.settings, found.source)
+
+
 def _arrays(
     audio: NDArray[np.float32], settings: EncoderSettings, source: Source
 ) -> Mapping[str, NDArray[Any]]:

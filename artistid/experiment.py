@@ -8,7 +8,7 @@ from torch import nn
 
 from artistid import training
 from artistid.augmentation import Augmentation
-from artistid.checkpoints import ResumeFile, corpus_digest, save_network
+from artistid.checkpoints import FORMAT, ResumeFile, corpus_digest, save_network
 from artistid.dataset import Track
 from artistid.devices import Devices
 from artistid.excerpts import open_songs
@@ -56,8 +56,15 @@ def train_and_report(
 
     run.draw_curves(curves, name, trainer.curves, trainer.kept_epoch)
     run.draw_confusion(f"confusion_matrix_{task}.png", name, on_val, tracks["val"])
-    whole = {"task": task, "artists": run.corpus.artists, **description}
-    whole["crop_frames"] = crop_frames
+    temperature, calibration = run.calibrate(on_val, val.labels, on_test)
+    whole = {
+        "format": FORMAT,
+        "task": task,
+        "artists": run.corpus.artists,
+        **description,
+        "crop_frames": crop_frames,
+        "temperature": temperature,
+    }
     save_network(results / f"model_{task}.safetensors", network, whole)
     val_scores = run.score(on_val, tracks["val"])
     test_scores = run.write_test(on_test)
@@ -68,6 +75,7 @@ def train_and_report(
         kept_epoch=trainer.kept_epoch + 1,
         curves=trainer.curves,
         device=str(devices),
+        calibration=calibration,
         **description,
     )
     interrupted.remove()

@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from artistid import scoring
+from artistid import calibration, scoring
 from artistid.dataset import Corpus, Split, Track
 from artistid.extraction import Recipe, extract
 from artistid.files import replacing, write_json
@@ -176,6 +176,27 @@ class Run:
         """How training went; see `draw_curves`."""
         draw_curves(self.outputs.results / file_name, curves, kept, model)
 
+    def calibrate(
+        self, val: NDArray[Any], labels: NDArray[np.intp], test: NDArray[Any]
+    ) -> tuple[float, dict[str, Any]]:
+        """The temperature that makes probabilities of the posteriors of val, and for the metrics
+        what it does to the expected calibration error, also on test where its artists are known."""
+        temperature = calibration.fit_temperature(val, labels)
+        splits = {"val": (val, labels)}
+        tests = self.corpus.split("test")
+        if tests and all(track.artist for track in tests):
+            splits["test"] = test, self.labels(tests)
+        errors = {
+            split: {
+                "ece_before": calibration.expected_calibration_error(posteriors, truth),
+                "ece_after": calibration.expected_calibration_error(
+                    calibration.tempered(posteriors, temperature), truth
+                ),
+            }
+            for split, (posteriors, truth) in splits.items()
+        }
+        return temperature, {"temperature": temperature, **errors}
+
     def write_metrics(self, val: Scores, test: Scores | None, **more: Any) -> None:
         """Accuracies are fractions of songs."""
         scores = {"val": val} if test is None else {"val": val, "test": test}
@@ -255,7 +276,7 @@ def draw_confusion(
 ) -> None:
     """Songs by true artist (rows) and best guess; colour is the share of the row, so that artists
     with many and with few songs can be compared."""
-    with plt.rc_context({"font.family": _fonts()}), warnings.catch_warnings():
+    with plt.rc_context({"font.family": fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # no font here has it: a box stands for it
         figure = _confusion_figure(counts, artists, title)
         with replacing(path) as temporary:
@@ -263,10 +284,14 @@ def draw_confusion(
         plt.close(figure)
 
 
-def _fonts() -> list[str]:
+def fonts() -> list[str]:
     """The usual font, then those at hand for names in Chinese, Japanese and Korean."""
     known = set(matplotlib.font_manager.get_font_names())
     return ["DejaVu Sans", *(font for font in EAST_ASIAN_FONTS if font in known)]
+
+
+def shortened(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _confusion_figure(counts: NDArray[np.intp], artists: Sequence[str], title: str) -> Figure:
@@ -276,7 +301,7 @@ def _confusion_figure(counts: NDArray[np.intp], artists: Sequence[str], title: s
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if n <= MOST_LABELLED:
-        names = [artist if len(artist) <= 18 else artist[:17] + "…" for artist in artists]
+        names = [shortened(artist, 18) for artist in artists]
         axes.set_xticks(range(n), names, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(n), names)
         for row, column in zip(*np.nonzero(counts), strict=True):

@@ -40,7 +40,9 @@ Merits = NDArray[np.float64]  # (epochs, songs of val): mean of top-1 and top-3,
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    how_to_go_on: ClassVar[str] = "run it with --resume to go on after its last whole epoch"
+    how_to_go_on: ClassVar[str] = (
+        "what was extracted is cached; run it with --resume to go on after its last whole epoch"
+    )
 
     seed: int = 0
     """Of everything random; the same seed gives the same numbers."""

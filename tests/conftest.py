@@ -55,8 +55,12 @@ def hum(artist: int, draw: Generator, seconds: float = 2.0) -> NDArray[np.float3
 
 @pytest.fixture
 def course(tmp_path: Path) -> Path:
+    return make_course(tmp_path)
+
+
+def make_course(place: Path, seconds: float = 2.0) -> Path:
     """The course's layout in small: 4 artists, 2 + 1 albums of 2 songs, 4 test songs."""
-    folder = tmp_path / "tiny"
+    folder = place / "tiny"
     root = folder / "artist20"
     draw = np.random.default_rng(3)
     lists: dict[str, list[str]] = {"train": [], "val": []}
@@ -64,9 +68,9 @@ def course(tmp_path: Path) -> Path:
         for album in range(3):
             for song in range(2):
                 entry = f"./train_val/artist_{artist}/album_{album}/{song}.mp3"
-                write_audio(root / entry, hum(artist, draw))
+                write_audio(root / entry, hum(artist, draw, seconds))
                 lists["train" if album < 2 else "val"].append(entry)
-        write_audio(root / f"test/{artist + 1:03d}.mp3", hum(artist, draw))
+        write_audio(root / f"test/{artist + 1:03d}.mp3", hum(artist, draw, seconds))
     for name, entries in lists.items():
         (root / f"{name}.json").write_text(json.dumps(entries))
     (folder / "test_ans.json").write_text(json.dumps([f"artist_{a}" for a in range(4)]))

@@ -190,10 +190,11 @@ def test_every_model_comes_back_and_answers_the_same(
     X, y = songs
     for parameters in family.grid[:: max(1, len(family.grid) - 1)]:
         classifier = clone(family.classifier).set_params(**parameters).fit(X, y)
-        model = ArtistModel(classifier, list("abcd"), {"n_fft": 2048})
+        model = ArtistModel(classifier, list("abcd"), {"n_fft": 2048}, 1.5)
         classical.save_model(tmp_path / "model.skops", model)
         loaded = classical.load_model(tmp_path / "model.skops")
         assert (loaded.artists, loaded.features) == (model.artists, model.features)
+        assert loaded.temperature == 1.5
         np.testing.assert_array_equal(
             loaded.classifier.predict_proba(X), classifier.predict_proba(X)
         )
@@ -227,7 +228,7 @@ def test_a_forest_that_would_lead_out_of_its_memory_is_refused(
     classifier = clone(forest.classifier).fit(X, y)
     tree = classifier.row_classifier_[-1].estimators_[3].tree_
     tree.children_left[0] = 1_000_000
-    classical.save_model(tmp_path / "m.skops", ArtistModel(classifier, list("abcd"), {}))
+    classical.save_model(tmp_path / "m.skops", ArtistModel(classifier, list("abcd"), {}, 1.0))
     with pytest.raises(UserError, match="nodes are damaged"):
         classical.load_model(tmp_path / "m.skops")
 

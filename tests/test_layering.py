@@ -9,15 +9,16 @@ import pytest
 from conftest import PROJECT
 
 LAYERS = [  # a module imports from the layers below its own
-    {"errors", "musicnn"},
+    {"errors", "musicnn", "calibration"},
     {"files", "audio"},
     {"parallel", "cache", "scoring"},
     {"dataset"},
     {"extraction", "demo", "excerpts", "networks", "augmentation", "devices", "checkpoints"},
     {"features", "melspec", "encoders", "training"},
     {"classical", "report"},
-    {"cli", "experiment"},
-    {"task1", "task2", "task2_baseline"},
+    {"cli", "experiment", "models", "predictions"},
+    {"timeline"},
+    {"task1", "task2", "task2_baseline", "predict"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 MODULES = [*(PROJECT / "artistid").glob("*.py"), *PROJECT.glob("*.py")]

@@ -1,0 +1,77 @@
+"""Which artist is it? Songs of your own, by a model that one of the tasks has trained.
+
+Prints a line for each song: the three artists that it sounds most like, and how probable each is.
+"""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from artistid import cli, devices, models, predictions, timeline
+from artistid.audio import AudioError
+from artistid.dataset import find_songs
+from artistid.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    how_to_go_on: ClassVar[str] = "run it again for the songs that are left"
+
+    songs: Annotated[tuple[Path, ...], Positional]
+    """Files, folders and patterns such as "Music/*/live/*.mp3"."""
+    model: Path | None = None
+    """A model that a task has saved. Default: the newest in result/, else in result/demo/."""
+    weights: Path | None = None
+    """MusicFM's weights, for a model of its embeddings. Default: as for task2_baseline.py."""
+    json: Path | None = None
+    """File to write the predictions to, as JSON."""
+    csv: Path | None = None
+    """File to write the predictions to, as a table."""
+    timeline: bool = False
+    """Draw of each song which artist each stretch of it sounds like."""
+    out: Path = Path("result/timeline")
+    """Folder for these figures."""
+    device: devices.DeviceName = "auto"
+    """Where to compute; auto: CUDA or MPS where there is one, else the CPU."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that can't be used."""
+        if not self.songs:
+            raise UserError("which songs? Name files, folders or patterns (--help shows more)")
+
+
+def main(settings: Settings) -> None:
+    songs = find_songs(settings.songs)
+    path = settings.model or models.newest(Path("result"), Path("result/demo"))
+    width = max(len(song.name) for song in songs)
+    found, refused, names = [], [], Counter[str]()
+    with devices.start(settings.device, "auto") as compute:
+        model = models.load(path, settings.weights, compute)
+        print(f"model: {path}, {len(model.artists)} artists", file=sys.stderr)
+        for song in tqdm(songs, unit="song", leave=False, disable=None if len(songs) > 1 else True):
+            try:
+                heard = model.predict(song)
+            except AudioError as error:
+                refused.append(f"{song}: {error}")
+                continue
+            if heard.note:
+                tqdm.write(f"notice: {song} {heard.note}", file=sys.stderr)
+            found.append(predictions.prediction(song, heard.song, model.artists))
+            tqdm.write(found[-1].line(width))
+            if settings.timeline:
+                names[song.stem] += 1  # songs of one name have numbers
+                number = f" {names[song.stem]}" if names[song.stem] > 1 else ""
+                figure = settings.out / f"{song.stem}{number}.png"
+                timeline.draw(figure, heard, model.artists, song.name)
+    predictions.write(found, settings.json, settings.csv)
+    if refused:
+        raise UserError(f"{len(refused)} of {len(songs)} can't be used\n" + "\n".join(refused))
+
+
+if __name__ == "__main__":
+    cli.start(Settings, main, __doc__)
