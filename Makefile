@@ -1,4 +1,4 @@
-# make demo   set up .venv and run every task on the synthetic demo corpus, then score it
+# make demo   set up .venv and run every task on the synthetic demo corpus, score it, and name a song
 # make test   set up .venv with the test tools and run the tests
 # make slow   the tests that take long
 # make lint   style and types
@@ -16,6 +16,7 @@ demo: .venv/run
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2.json
 	$(BIN)/python task2_baseline.py --data hw1/demo
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2_baseline.json
+	$(BIN)/python predict.py hw1/demo/artist20/test/001.mp3 --model result/demo/model_task2.safetensors
 
 test: .venv/dev
 	$(BIN)/python -m pytest
