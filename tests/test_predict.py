@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import task1
 import task2
 import task2_baseline
 from artistid import classical, cli, models, timeline
+from artistid.calibration import tempered
 from artistid.devices import Devices
 from artistid.errors import UserError
 
@@ -100,11 +102,17 @@ def test_it_predicts_as_the_task_did(
 
 
 @pytest.mark.parametrize("task", MODELS)
-def test_probabilities_are_calibrated_by_the_temperature_of_val(trained: Path, task: str) -> None:
+def test_probabilities_are_calibrated_by_the_temperature_of_val(
+    trained: Path, tests: list[Path], task: str
+) -> None:
     calibration = read(trained / f"out/metrics_{task}.json")["calibration"]
     model = models.load(trained / "out" / MODELS[task], None, Devices("cpu", "auto"))
     assert model.temperature == pytest.approx(calibration["temperature"])
     assert model.temperature != 1.0
+    raw, calibrated = (m.predict(tests[0]) for m in (replace(model, temperature=1.0), model))
+    for name in ("song", "excerpts"):
+        expected = tempered(getattr(raw, name), model.temperature)
+        np.testing.assert_allclose(getattr(calibrated, name), expected)
     assert {"ece_before", "ece_after"} == set(calibration["val"]) == set(calibration["test"])
 
 
