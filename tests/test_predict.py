@@ -295,8 +295,8 @@ def test_a_model_of_other_settings_is_one_clear_line(
 # --- the timeline ------------------------------------------------------------------------------
 
 
-def test_the_timeline_shows_every_stretch(rng: np.random.Generator) -> None:
-    n = 30
+@pytest.mark.parametrize("n", [5, 30])
+def test_the_timeline_shows_every_stretch(rng: np.random.Generator, n: int) -> None:
     heard = models.Heard(
         song=rng.dirichlet(np.ones(n)),
         excerpts=rng.dirichlet(np.full(n, 0.1), 5),
@@ -315,7 +315,9 @@ def test_the_timeline_shows_every_stretch(rng: np.random.Generator) -> None:
         assert wave.get_title().endswith(f"…: artist {best} {heard.song[best]:.0%}")
         labels = [label.get_text() for label in map_.get_yticklabels()]
         assert labels[0] == f"artist {best}"
-        assert len(labels) <= timeline.MOST_ROWS
+        assert len(labels) == min(n, timeline.MOST_ROWS) or n > timeline.MOST_ROWS > len(labels)
+        songs = [heard.song[artists.index(label)] for label in labels]
+        assert songs == sorted(songs, reverse=True)
         drawn = map_.collections[0].get_array()
         rows = [artists.index(label) for label in labels]
         np.testing.assert_array_equal(np.asarray(drawn), heard.excerpts[:, rows].T)
