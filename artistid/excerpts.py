@@ -52,19 +52,28 @@ class MappedSongs:
         """`name` is that of the array in each of the cache's `entries`."""
         self._entries, self._name = list(entries), name
         self.lengths = np.array([self._length(path) for path in entries], dtype=np.intp)
+        self.frame = self._first_frame(self._entries[0]) if entries else np.empty((1, 0))
 
     def _length(self, entry: Path) -> int:
         with cache.opened(entry) as file:
             return int(file.get_slice(self._name).get_shape()[0])
 
+    def _first_frame(self, entry: Path) -> NDArray[Any]:
+        """(1, features): what all frames are like."""
+        with cache.opened(entry) as file:
+            frame: NDArray[Any] = file.get_slice(self._name)[:1]
+        return frame
+
     def read(self, excerpts: Excerpts, n_frames: int) -> Tensor:
-        rows = []
-        for song, start in zip(excerpts.songs, excerpts.starts, strict=True):
+        # all at once, so that too much is refused at once
+        shape = (len(excerpts), n_frames, self.frame.shape[1])
+        rows = np.empty(shape, dtype=self.frame.dtype)
+        for row, song, start in zip(rows, excerpts.songs, excerpts.starts, strict=True):
             stop = min(start + n_frames, self.lengths[song])
             with cache.opened(self._entries[song]) as file:
                 frames = file.get_slice(self._name)[int(start) : int(stop)]
-            rows.append(np.resize(frames, (n_frames, frames.shape[1])))
-        return torch.from_numpy(np.stack(rows))
+            row[:] = np.resize(frames, row.shape)
+        return torch.from_numpy(rows)
 
 
 class ResidentSongs:
@@ -74,9 +83,9 @@ class ResidentSongs:
         self.lengths = songs.lengths
         self._device = device
         offsets = np.cumsum(songs.lengths) - songs.lengths
-        sample = songs.read(Excerpts(np.array([0]), np.array([0])), 1)
-        shape = (int(songs.lengths.sum()), sample.shape[2])
-        self._frames = torch.empty(shape, dtype=sample.dtype, device=device)
+        like = torch.from_numpy(songs.frame)
+        shape = (int(songs.lengths.sum()), like.shape[1])
+        self._frames = torch.empty(shape, dtype=like.dtype, device=device)
         for song, (offset, length) in enumerate(zip(offsets, songs.lengths, strict=True)):
             whole = Excerpts(np.array([song]), np.array([0]))
             self._frames[offset : offset + length] = songs.read(whole, length)[0].to(device)
@@ -94,10 +103,9 @@ class ResidentSongs:
 def open_songs(entries: Sequence[Path], name: str, device: torch.device) -> Songs:
     """In the memory of `device` where it is a GPU with room for all of them, else mapped."""
     songs = MappedSongs(entries, name)
-    if device.type != "cuda" or not entries:
+    if device.type != "cuda":
         return songs
-    sample = songs.read(Excerpts(np.array([0]), np.array([0])), 1)
-    needed = int(songs.lengths.sum()) * sample.nbytes
+    needed = int(songs.lengths.sum()) * songs.frame.nbytes
     free, _ = torch.cuda.mem_get_info(device)
     return ResidentSongs(songs, device) if needed < RESIDENT_SHARE * free else songs
 
