@@ -132,7 +132,7 @@ def _listed_track(root: Path, entry: str, split: Split) -> Track | str:
 
 def _read_test(root: Path, problems: list[str]) -> list[Track]:
     folder = root / "test"
-    files = audio_files(folder) if folder.is_dir() else []
+    files = _audio_files(folder) if folder.is_dir() else []
     for stem, count in Counter(file.stem for file in files).items():
         if count > 1:
             problems.append(f"{folder}: {count} files are called {stem}; predictions need one each")
@@ -220,7 +220,7 @@ def _shared_albums(train: Sequence[Track], val: Sequence[Track]) -> list[str]:
 
 def _read_library(folder: Path, draw: random.Random) -> Corpus:
     tracks, misplaced = [], []
-    for file in audio_files(folder):
+    for file in _audio_files(folder):
         parts = file.relative_to(folder).parts
         if len(parts) < 3:
             misplaced.append(str(file.relative_to(folder)))
@@ -278,7 +278,7 @@ def _library_notes(misplaced: Sequence[str], by_song: Sequence[str]) -> list[str
 # --- both ------------------------------------------------------------------------------------
 
 
-def audio_files(folder: Path) -> list[Path]:
+def _audio_files(folder: Path) -> list[Path]:
     """Audio by suffix, sorted; hidden files and folders (.DS_Store, ._song.mp3) are none."""
     return sorted(
         path
@@ -298,7 +298,7 @@ def find_songs(places: Sequence[Path]) -> list[Path]:
         if place.is_file():
             found = [place]
         elif place.is_dir():
-            found = audio_files(place)
+            found = _audio_files(place)
         else:  # a pattern that the shell has left alone
             anchor = Path(place.anchor)
             matches = anchor.glob(str(place.relative_to(anchor)))

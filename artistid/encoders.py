@@ -44,12 +44,10 @@ log = logging.getLogger("artistid")
 class Encoder(Protocol):
     """A frozen network."""
 
-    name: str
     sample_rate: int  # Hz
     n_fft: int  # samples that an excerpt has at least
     excerpt: int  # samples
     at_once: int  # excerpts that go through together
-    dim: int
 
     def embed(self, batch: Tensor) -> Tensor:
         """(batch, samples) of one length, any from `n_fft` up -> (batch, dim), in float32."""
@@ -58,7 +56,6 @@ class Encoder(Protocol):
 class MusicFMEncoder:
     """The mean over time of a layer's output."""
 
-    name = "musicfm"
     sample_rate, n_fft = MUSICFM_RATE, MUSICFM_N_FFT
     excerpt = MUSICFM_EXCERPT_S * MUSICFM_RATE
 
@@ -67,7 +64,6 @@ class MusicFMEncoder:
     ) -> None:
         self._model = model.to(device, dtype)
         self._layer = layer
-        self.dim = model.config.encoder_dim
         self.at_once = 1 if device.type == "cpu" else ON_GPU
 
     def embed(self, batch: Tensor) -> Tensor:
@@ -77,9 +73,8 @@ class MusicFMEncoder:
 class MusicNNEncoder:
     """What the network pools over a patch: maximum and mean over time of each channel."""
 
-    name = "musicnn"
     sample_rate, n_fft = musicnn.SAMPLE_RATE, musicnn.N_FFT
-    excerpt, dim = musicnn.PATCH_SAMPLES, musicnn.POOLED
+    excerpt = musicnn.PATCH_SAMPLES
 
     def __init__(self, device: torch.device) -> None:
         self._network = musicnn.load().to(device)
@@ -190,18 +185,17 @@ def _reported(found: Found) -> Found:
 # --- songs -----------------------------------------------------------------------------------
 
 
-def encoder(found: Found) -> Encoder:
+def encoder(settings: EncoderSettings, source: Source) -> Encoder:
     """Loaded, once in a process."""
     with _LOADING:
-        return _loaded(found.settings, found.source)
+        return _loaded(settings, source)
 
 
 def _arrays(
     audio: NDArray[np.float32], settings: EncoderSettings, source: Source
 ) -> Mapping[str, NDArray[Any]]:
-    with _LOADING:
-        encoder = _loaded(settings, source)
-    return {NAME: song_embeddings(audio, encoder, torch.device(source.device))}
+    device = torch.device(source.device)
+    return {NAME: song_embeddings(audio, encoder(settings, source), device)}
 
 
 def song_embeddings(

@@ -79,25 +79,33 @@ class MappedSongs:
 class ResidentSongs:
     """All songs in the memory of a device, where the excerpts are cut."""
 
-    def __init__(self, songs: MappedSongs, device: torch.device) -> None:
-        self.lengths = songs.lengths
-        self._device = device
-        offsets = np.cumsum(songs.lengths) - songs.lengths
-        like = torch.from_numpy(songs.frame)
-        shape = (int(songs.lengths.sum()), like.shape[1])
-        self._frames = torch.empty(shape, dtype=like.dtype, device=device)
-        for song, (offset, length) in enumerate(zip(offsets, songs.lengths, strict=True)):
-            whole = Excerpts(np.array([song]), np.array([0]))
-            self._frames[offset : offset + length] = songs.read(whole, length)[0].to(device)
-        self._offsets = torch.from_numpy(offsets).to(device)
-        self._lengths = torch.from_numpy(songs.lengths).to(device)
+    def __init__(self, frames: Tensor, lengths: Indices) -> None:
+        """`frames` (all frames, features) are those of all songs, one after the other."""
+        self.lengths, self._frames = lengths, frames
+        self._offsets, self._lengths = (
+            torch.from_numpy(values).to(frames.device)
+            for values in (np.cumsum(lengths) - lengths, lengths)
+        )
 
     def read(self, excerpts: Excerpts, n_frames: int) -> Tensor:
-        songs = torch.from_numpy(excerpts.songs).to(self._device)
-        starts = torch.from_numpy(excerpts.starts).to(self._device)
-        within = starts[:, None] + torch.arange(n_frames, device=self._device)
+        device = self._frames.device
+        songs = torch.from_numpy(excerpts.songs).to(device)
+        starts = torch.from_numpy(excerpts.starts).to(device)
+        within = starts[:, None] + torch.arange(n_frames, device=device)
         within %= self._lengths[songs][:, None]
         return self._frames[self._offsets[songs][:, None] + within]
+
+
+def resident(songs: MappedSongs, device: torch.device) -> ResidentSongs:
+    """The same songs in the memory of `device`."""
+    like = torch.from_numpy(songs.frame)
+    shape = (int(songs.lengths.sum()), like.shape[1])
+    frames = torch.empty(shape, dtype=like.dtype, device=device)
+    offsets = np.cumsum(songs.lengths) - songs.lengths
+    for song, (offset, length) in enumerate(zip(offsets, songs.lengths, strict=True)):
+        whole = Excerpts(np.array([song]), np.array([0]))
+        frames[offset : offset + length] = songs.read(whole, length)[0].to(device)
+    return ResidentSongs(frames, songs.lengths)
 
 
 def open_songs(entries: Sequence[Path], name: str, device: torch.device) -> Songs:
@@ -107,7 +115,7 @@ def open_songs(entries: Sequence[Path], name: str, device: torch.device) -> Song
         return songs
     needed = int(songs.lengths.sum()) * songs.frame.nbytes
     free, _ = torch.cuda.mem_get_info(device)
-    return ResidentSongs(songs, device) if needed < RESIDENT_SHARE * free else songs
+    return resident(songs, device) if needed < RESIDENT_SHARE * free else songs
 
 
 def covering(lengths: Indices, n_frames: int) -> Excerpts:

@@ -15,8 +15,9 @@ from artistid.calibration import tempered
 from artistid.checkpoints import FORMAT, load_network
 from artistid.devices import Devices
 from artistid.errors import UserError
-from artistid.excerpts import covering
+from artistid.excerpts import ResidentSongs, covering
 from artistid.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
+from artistid.training import excerpt_posteriors
 
 BATCH = 32  # excerpts at once
 
@@ -133,7 +134,7 @@ class _StatisticsEar:
     def hear(self, samples: Samples) -> tuple[Any, Any, Any]:
         found = features.song_features(samples, self._settings)
         rows = np.vstack([found.excerpts, found.song])
-        posteriors = self._classifier.predict_proba(classical.as_songs([r[None] for r in rows]))
+        posteriors = self._classifier.predict_proba(rows)
         n_frames = 1 + len(samples) // self._settings.hop
         starts = features.excerpt_starts(n_frames, self._settings)
         starts_s = starts * self._settings.hop / self.sample_rate
@@ -154,17 +155,13 @@ class _NetworkEar:
 
     def _classify(self, frames: Tensor) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
         """Posteriors and first frames of excerpts that cover `frames`, (frames, features)."""
-        starts = covering(np.array([len(frames)]), self._crop).starts
-        posteriors = []
-        with torch.inference_mode():
-            for first in range(0, len(starts), BATCH):
-                # a song shorter than an excerpt is repeated to its length, as in training
-                inside = (starts[first : first + BATCH, None] + np.arange(self._crop)) % len(frames)
-                batch = frames[torch.from_numpy(inside)].to(self._devices.device).float()
-                with self._devices.autocast():
-                    logits = self._network(batch)
-                posteriors.append(logits.float().softmax(dim=1).cpu().numpy().astype(np.float64))
-        return np.vstack(posteriors), starts
+        song = ResidentSongs(frames, np.array([len(frames)]))
+        excerpts = covering(song.lengths, self._crop)
+        batches = excerpt_posteriors(
+            self._network, song, excerpts, self._crop, BATCH, self._devices
+        )
+        posteriors = np.vstack([rows for _, rows in batches]).astype(np.float64)
+        return posteriors, excerpts.starts
 
 
 class _MelEar(_NetworkEar):
@@ -215,7 +212,10 @@ class _EmbeddingEar(_NetworkEar):
                 f"{wanted.weights[:12]}…, here are {found.settings.weights[:12]}…; use those, or "
                 "train it again"
             )
-        self._encoder, self.sample_rate = encoders.encoder(found), wanted.sample_rate
+        self._encoder, self.sample_rate = (
+            encoders.encoder(found.settings, found.source),
+            wanted.sample_rate,
+        )
 
     def hear(self, samples: Samples) -> tuple[Any, Any, Any]:
         encoder, n = self._encoder, len(samples)

@@ -143,13 +143,17 @@ class Run:
             return None
         write_predictions(path, [track.id for track in tests], posteriors, self.corpus.artists)
         log.info("predictions for %d test songs: %s", len(tests), path)
-        if not all(track.artist for track in tests):
+        if not self._test_is_labelled():
             return None
         unpredicted = [track for track in self.left_out if track.split == "test"]
         nothing = np.zeros((len(unpredicted), posteriors.shape[1]))
         scores = self.score(np.vstack([posteriors, nothing]), [*tests, *unpredicted])
         log.info("test: top-1 %.3f, top-3 %.3f of %d songs", scores.top1, scores.top3, scores.n)
         return scores
+
+    def _test_is_labelled(self) -> bool:
+        tests = self.corpus.split("test")
+        return bool(tests) and all(track.artist for track in tests)
 
     def score(self, posteriors: NDArray[Any], tracks: Sequence[Track]) -> Scores:
         return scoring.score(posteriors, self.labels(tracks), self.corpus.artists)
@@ -183,9 +187,8 @@ class Run:
         what it does to the expected calibration error, also on test where its artists are known."""
         temperature = calibration.fit_temperature(val, labels)
         splits = {"val": (val, labels)}
-        tests = self.corpus.split("test")
-        if tests and all(track.artist for track in tests):
-            splits["test"] = test, self.labels(tests)
+        if self._test_is_labelled():
+            splits["test"] = test, self.labels(self.corpus.split("test"))
         errors = {
             split: {
                 "ece_before": calibration.expected_calibration_error(posteriors, truth),

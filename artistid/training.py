@@ -353,16 +353,28 @@ def song_posteriors(
     within = covering(songs.lengths[own], n_frames)
     excerpts = Excerpts(own[within.songs], within.starts)
     sums = np.zeros((len(songs.lengths), n_artists))
-    with torch.inference_mode():
-        for first in range(0, len(excerpts), batch_size):
-            batch = excerpts.take(slice(first, first + batch_size))
-            heard = songs.read(batch, n_frames).to(devices.device).float()
-            with devices.autocast():
-                logits = network(heard)
-            np.add.at(sums, batch.songs, logits.float().softmax(dim=1).cpu().numpy())
+    batches = excerpt_posteriors(network, songs, excerpts, n_frames, batch_size, devices)
+    for batch, posteriors in batches:
+        np.add.at(sums, batch.songs, posteriors)
     total = np.sum(devices.gather([sums]), axis=0)
     n_excerpts = np.bincount(covering(songs.lengths, n_frames).songs, minlength=len(total))
     return np.asarray(total / n_excerpts[:, np.newaxis], dtype=np.float64)
+
+
+def excerpt_posteriors(
+    network: nn.Module,
+    songs: Songs,
+    excerpts: Excerpts,
+    n_frames: int,
+    batch_size: int,
+    devices: Devices,
+) -> Iterator[tuple[Excerpts, NDArray[np.float32]]]:
+    """Some of the excerpts at a time, with their posteriors, (excerpts, artists)."""
+    for first in range(0, len(excerpts), batch_size):
+        batch = excerpts.take(slice(first, first + batch_size))
+        with torch.inference_mode(), devices.autocast():
+            logits = network(songs.read(batch, n_frames).to(devices.device).float())
+        yield batch, logits.float().softmax(dim=1).cpu().numpy()
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from artistid.report import table
 from benchmarks.ways import Way
-from musicfm import MusicFMConfig, load_checkpoint
-from musicfm.checkpoint import MEAN, STD, official_shapes
+from musicfm import load_checkpoint
+from musicfm.checkpoint import MEAN, OFFICIAL, STD, official_shapes
 from musicfm.frontend import HOP, N_FFT, SAMPLE_RATE
 from musicfm.published import stats_beside
 
@@ -147,7 +147,7 @@ def official(checkout: Path, weights: Path, device: str) -> Call:
     state = torch.load(weights, weights_only=True, mmap=True)["state_dict"]
     named = {name.removeprefix("model."): tensor for name, tensor in state.items()}
     absent = set(model.load_state_dict(named, strict=False).missing_keys)
-    assert not absent & official_shapes(MusicFMConfig()).keys(), absent
+    assert not absent & official_shapes(OFFICIAL).keys(), absent
     model = model.to(device).eval()
 
     @torch.inference_mode()
@@ -192,12 +192,12 @@ def _torchaudio() -> ModuleType:
 # --- random weights --------------------------------------------------------------------------
 
 
-def random_checkpoint(path: Path, config: MusicFMConfig = MusicFMConfig(), seed: int = 0) -> Path:  # noqa: B008
+def random_checkpoint(path: Path) -> Path:
     """Write a checkpoint in the official format to `path`, and statistics beside it. Its values
     are such that signals pass through all layers, and no normalisation does nothing."""
-    draw = torch.Generator().manual_seed(seed)
-    state = {"model.cls_token": torch.zeros(config.encoder_dim)}
-    for name, shape in official_shapes(config).items():
+    draw = torch.Generator().manual_seed(0)
+    state = {"model.cls_token": torch.zeros(OFFICIAL.encoder_dim)}
+    for name, shape in official_shapes(OFFICIAL).items():
         values = torch.randn(shape, generator=draw)
         if name.endswith("running_var"):
             values = 0.5 + values.abs()

@@ -26,9 +26,6 @@ class Way:
     def run(self, *arguments: Any) -> Timed:
         return self._process.submit(_run, arguments).result()
 
-    def close(self) -> None:
-        self._process.shutdown()
-
 
 _calls: list[Callable[..., Any]] = []  # of this process
 

@@ -49,14 +49,12 @@ def read_state(path: Path, config: MusicFMConfig) -> dict[str, Tensor]:
     require_whole(path)
     try:
         state = _read(path)
-    except FileNotFoundError:
-        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds more than tensors, and loading it could run code: refused; "
             "use the published file (python3 -m musicfm download)"
         ) from error
-    except (RuntimeError, SafetensorError, EOFError, OSError) as error:
+    except (RuntimeError, SafetensorError, EOFError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"{path}: truncated or not a checkpoint ({reason}); download it again"
@@ -128,10 +126,8 @@ def official_shapes(config: MusicFMConfig) -> dict[str, tuple[int, ...]]:
     shapes |= _norm("conformer.layer_norm", d)
     for number in range(config.encoder_depth):
         layer = f"conformer.layers.{number}"
-        for name in ("ffn1_layer_norm", "self_attn_layer_norm", "conv_module.layer_norm"):
-            shapes |= _norm(f"{layer}.{name}", d)
-        for name in ("ffn2_layer_norm", "final_layer_norm"):
-            shapes |= _norm(f"{layer}.{name}", d)
+        for name in ("ffn1_", "self_attn_", "conv_module.", "ffn2_", "final_"):
+            shapes |= _norm(f"{layer}.{name}layer_norm", d)
         for name in ("ffn1", "ffn2"):
             shapes |= _pair(f"{layer}.{name}.intermediate_dense", (f, d))
             shapes |= _pair(f"{layer}.{name}.output_dense", (d, f))

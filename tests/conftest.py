@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import soundfile
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from artistid import cli
 from artistid.demo import make_demo_corpus
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -83,6 +85,28 @@ def write_audio(path: Path, samples: NDArray[np.floating], rate: int = RATE) -> 
 
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
+    """Call a script's module with a command line, in this process and an empty folder: its exit
+    status, and what it prints as results and as errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(script: ModuleType, *arguments: object) -> tuple[int, str, str]:
+        command = [f"{script.__name__}.py", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        status = 0
+        try:
+            cli.start(script.Settings, script.main, script.__doc__ or "")
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

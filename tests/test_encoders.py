@@ -70,7 +70,7 @@ def embed(tracks: list[Track], tmp_path: Path) -> Callable[[encoders.Found], dic
 class Recorder:
     """An encoder that notes what it is given, and finds of an excerpt its first and last sample."""
 
-    name, sample_rate, n_fft, excerpt, at_once, dim = "recorder", 100, 5, 10, 2, 2
+    sample_rate, n_fft, excerpt, at_once = 100, 5, 10, 2
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

@@ -7,7 +7,7 @@ from numpy.random import Generator
 
 from artistid import cache, excerpts
 from artistid.cache import Entry
-from artistid.excerpts import Excerpts, MappedSongs, ResidentSongs, covering, random_crops
+from artistid.excerpts import Excerpts, MappedSongs, covering, random_crops
 
 LENGTHS = np.array([25, 3, 10, 11])
 
@@ -34,7 +34,7 @@ def test_excerpts_are_read_where_they_begin_and_short_songs_repeat(entries: list
 
 def test_songs_in_the_memory_of_a_device_are_the_same(entries: list[Path], rng: Generator) -> None:
     mapped = MappedSongs(entries, "log_mel")
-    resident = ResidentSongs(mapped, torch.device("cpu"))
+    resident = excerpts.resident(mapped, torch.device("cpu"))
     for n_frames in (2, 4, 12):
         for some in (covering(LENGTHS, n_frames), random_crops(LENGTHS, n_frames, rng)):
             assert torch.equal(resident.read(some, n_frames), mapped.read(some, n_frames))
@@ -45,7 +45,7 @@ def test_only_a_gpu_with_room_holds_the_songs(
 ) -> None:
     n_bytes = LENGTHS.sum() * 5 * 2
     assert isinstance(excerpts.open_songs(entries, "log_mel", torch.device("cpu")), MappedSongs)
-    monkeypatch.setattr(excerpts, "ResidentSongs", lambda *_: "resident")
+    monkeypatch.setattr(excerpts, "resident", lambda *_: "resident")
     for free, held in ((n_bytes, False), (2 * n_bytes, True)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
         songs = excerpts.open_songs(entries, "log_mel", torch.device("cuda"))

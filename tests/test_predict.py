@@ -4,10 +4,10 @@ import csv
 import json
 import pickle
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import skops.io
-from conftest import Script, hum, make_course, write_audio
+from conftest import Call, Script, hum, make_course, write_audio
 
 import predict
 import task1
 import task2
 import task2_baseline
-from artistid import classical, cli, models, timeline
+from artistid import classical, models, timeline
 from artistid.calibration import tempered
 from artistid.devices import Devices
 from artistid.errors import UserError
@@ -58,22 +58,8 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Command:
-    """Run predict.py in an empty folder: status, what it prints, and what it says of errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        status = 0
-        try:
-            cli.start(predict.Settings, predict.main, predict.__doc__ or "")
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+def command(call: Call) -> Command:
+    return partial(call, predict)
 
 
 @pytest.mark.parametrize("task", MODELS)

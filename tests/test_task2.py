@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, Script
+from conftest import PROJECT, Call, Script
 
 import task2
 from artistid import cli, melspec, training
@@ -176,23 +176,13 @@ def test_without_a_number_of_epochs_the_corpus_size_says_it(
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(
-    course: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    reason: str,
+    course: Path, monkeypatch: pytest.MonkeyPatch, call: Call, arguments: list[str], reason: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     places = [] if "--data" in arguments else ["--data", course, "--cache", course / "cache"]
-    command = ["task2.py", *places, "--jobs", 1, *arguments]
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    with pytest.raises(SystemExit) as exit_:
-        cli.start(task2.Settings, task2.main, task2.__doc__)
-    assert exit_.value.code == 2
-    said = capsys.readouterr().err
+    status, _, said = call(task2, *places, "--jobs", 1, *arguments)
+    assert status == 2
     assert said.startswith("task2.py: ")
     assert reason in said
     assert len(said.splitlines()) == 1

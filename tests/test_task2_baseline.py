@@ -1,13 +1,12 @@
 """The baseline as people run it; what it shares with task 2 is tested in test_task2.py."""
 
 import json
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Script
+from conftest import Call, Script
 from test_encoders import weights  # noqa: F401  a fixture
 
 import musicfm.published
@@ -118,22 +117,12 @@ def test_with_musicfm_the_layer_has_its_effect(
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(
-    course: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    reason: str,
+    course: Path, monkeypatch: pytest.MonkeyPatch, call: Call, arguments: list[str], reason: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(musicfm.published, "find", lambda _: None)
     places = [] if "--data" in arguments else ["--data", course, "--cache", course / "cache"]
-    command = ["task2_baseline.py", *places, "--jobs", 1, *arguments]
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    with pytest.raises(SystemExit) as exit_:
-        cli.start(task2_baseline.Settings, task2_baseline.main, task2_baseline.__doc__)
-    assert exit_.value.code == 2
-    said = capsys.readouterr().err
+    status, _, said = call(task2_baseline, *places, "--jobs", 1, *arguments)
+    assert status == 2
     assert said.startswith("task2_baseline.py: ")
     assert reason in said
     assert len(said.splitlines()) == 1
