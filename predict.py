@@ -3,6 +3,11 @@
 Prints a line for each song: the three artists that it sounds most like, and how probable each is.
 """
 
+if __name__ == "__main__":
+    from artistid import interrupts
+
+    interrupts.end_at_once()  # the imports below take seconds
+
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -12,10 +17,10 @@ from typing import Annotated, ClassVar
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from artistid import cli, devices, models, predictions, timeline
+from artistid import cli, devices, models, predictions, progress, timeline
 from artistid.audio import AudioError
 from artistid.dataset import find_songs
-from artistid.errors import UserError
+from artistid.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Settings:
     """Folder for these figures."""
     device: devices.DeviceName = "auto"
     """Where to compute; auto: CUDA or MPS where there is one, else the CPU."""
+    quiet: bool = False
+    """Nothing on the screen but results and errors."""
 
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""
@@ -48,19 +55,20 @@ class Settings:
 def main(settings: Settings) -> None:
     songs = find_songs(settings.songs)
     path = settings.model or models.newest(Path("result"), Path("result/demo"))
-    width = max(len(song.name) for song in songs)
+    width = max(len(shown(song.name)) for song in songs)
     found, refused, names = [], [], Counter[str]()
     with devices.start(settings.device, "auto") as compute:
         model = models.load(path, settings.weights, compute)
-        print(f"model: {path}, {len(model.artists)} artists", file=sys.stderr)
-        for song in tqdm(songs, unit="song", leave=False, disable=None if len(songs) > 1 else True):
+        if not settings.quiet:
+            print(f"model: {path}, {len(model.artists)} artists", file=sys.stderr)
+        for song in progress.bar(songs, unit="song", leave=False, hidden=len(songs) == 1):
             try:
                 heard = model.predict(song)
             except AudioError as error:
-                refused.append(f"{song}: {error}")
+                refused.append(f"{shown(song)}: {error}")
                 continue
-            if heard.note:
-                tqdm.write(f"notice: {song} {heard.note}", file=sys.stderr)
+            if heard.note and not settings.quiet:
+                tqdm.write(f"notice: {shown(song)} {heard.note}", file=sys.stderr)
             found.append(predictions.prediction(song, heard.song, model.artists))
             tqdm.write(found[-1].line(width))
             if settings.timeline:

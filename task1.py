@@ -4,12 +4,17 @@ Extracts features of every song, tries KNN, random forest, SVM, LDA and logistic
 cross-validation on train, scores the best of each on val, and predicts test with the best of all.
 """
 
+if __name__ == "__main__":
+    from artistid import interrupts
+
+    interrupts.end_at_once()  # the imports below take seconds
+
 import logging
 from dataclasses import asdict, dataclass
 
 from artistid import classical, cli, features, report
+from artistid.dataset import SPLITS
 from artistid.errors import require_at_least
-from artistid.report import SPLITS
 
 log = logging.getLogger("artistid")
 
@@ -42,7 +47,7 @@ def main(settings: Settings) -> None:
         folds = classical.make_folds(train, settings.folds, settings.repeats, settings.seed)
         songs, labels = classical.training_songs(train, artists, load, settings.max_excerpts)
         log.info("top-1 / top-3 by cross-validation on train, %s:", folds.description)
-        trials = classical.grid_search(songs, labels, folds, settings.seed, settings.jobs)
+        trials = classical.grid_search(songs, labels, folds, settings.seed, settings.workers)
         run.stage_done("grid search")
 
         val_scores, on_val = {}, {}

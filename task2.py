@@ -4,6 +4,11 @@ Trains on random crops of train, keeps the epoch that does best on val, and pred
 gets the mean posterior of excerpts that cover it. For several GPUs or machines: torchrun task2.py.
 """
 
+if __name__ == "__main__":
+    from artistid import interrupts
+
+    interrupts.end_at_once()  # the imports below take seconds
+
 from dataclasses import asdict, dataclass
 from functools import partial
 

@@ -4,6 +4,11 @@ The encoder (MusicFM where its weights are at hand, else musicnn) turns each exc
 an embedding; an MLP learns to tell artists by their mean. Trains and reports as task2.py does.
 """
 
+if __name__ == "__main__":
+    from artistid import interrupts
+
+    interrupts.end_at_once()  # the imports below take seconds
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
 

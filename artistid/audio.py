@@ -5,9 +5,10 @@ Samples are float32 in about [-1, 1] (a decoded mp3 may exceed it a little); rat
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,16 @@ class Audio:
     samples: NDArray[np.float32]  # (samples,)
     sample_rate: int  # Hz
     note: str = ""  # what a user should know about the file, else empty
+    format: str = ""  # of the file: "MP3"
+    channels: int = 1  # of the file
 
     @property
     def seconds(self) -> float:
         return len(self.samples) / self.sample_rate
 
 
-def load(path: Path, sample_rate: int) -> Audio:
-    """The whole file at `path`, mixed to mono and resampled from its own rate.
+def load(path: Path, sample_rate: int | None) -> Audio:
+    """The whole file at `path`, mixed to mono and resampled from its own rate; None: not resampled.
 
     What the bytes are decides, not the file's name. Raises AudioError for a file that is missing,
     empty, not decodable, silent, or that holds samples that are not finite.
@@ -47,10 +50,10 @@ def load(path: Path, sample_rate: int) -> Audio:
         raise AudioError("holds samples that are not numbers (NaN or infinite)")
     if np.ptp(audio.samples) < SILENCE:
         raise AudioError("is silent from beginning to end")
-    if audio.sample_rate == sample_rate:
+    if sample_rate is None or audio.sample_rate == sample_rate:
         return audio
     samples = soxr.resample(audio.samples, audio.sample_rate, sample_rate)
-    return Audio(samples, sample_rate, audio.note)
+    return replace(audio, samples=samples, sample_rate=sample_rate)
 
 
 def require_frame(samples: NDArray[np.float32], n_fft: int, sample_rate: int) -> None:
@@ -77,6 +80,7 @@ def decode(path: Path) -> Audio:
         ):
             blocks = [_mono(block) for block in _blocks(sound)]
             announced, rate = sound.frames, sound.samplerate
+            format, channels = sound.format, sound.channels
             read_share = file.tell() / path.stat().st_size
     except soundfile.LibsndfileError as error:
         raise AudioError(f"can't be decoded: {_reason(error)}") from error
@@ -85,7 +89,8 @@ def decode(path: Path) -> Audio:
     samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
     if len(samples) == 0:
         raise AudioError("holds no samples")
-    return Audio(samples, rate, _length_note(len(samples) / rate, announced / rate, read_share))
+    note = _length_note(len(samples) / rate, announced / rate, read_share)
+    return Audio(samples, rate, note, format, channels)
 
 
 def _mono(block: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -114,16 +119,28 @@ def _length_note(seconds: float, announced: float, read_share: float) -> str:
     return ""
 
 
+_QUIET = threading.Lock()
+_n_quiet = 0  # threads that decode; the first one closes the screen, the last one opens it
+_screen = -1  # file descriptor 2 as it was
+
+
 @contextmanager
 def _quiet_decoder() -> Iterator[None]:
     """libmpg123 reports every oddity of a stream on file descriptor 2; what matters comes back
     as an error, so its chatter is kept from the screen."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    global _n_quiet, _screen
+    with _QUIET:
+        if _n_quiet == 0:
+            sys.stderr.flush()
+            _screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+        _n_quiet += 1
     try:
-        os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+        with _QUIET:
+            _n_quiet -= 1
+            if _n_quiet == 0:
+                os.dup2(_screen, 2)
+                os.close(_screen)

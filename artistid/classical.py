@@ -37,6 +37,7 @@ from artistid import parallel, scoring
 from artistid.dataset import Track
 from artistid.errors import UserError
 from artistid.files import replacing
+from artistid.parallel import Workers
 from artistid.scoring import Scores
 
 # skops imports all of scikit-learn, and one module of that imports torch where it is installed:
@@ -239,15 +240,22 @@ class Candidate(NamedTuple):
 
 
 def cross_validate(
-    family: Family, songs: Songs, labels: NDArray[np.intp], folds: Folds, jobs: int
+    family: Family, songs: Songs, labels: NDArray[np.intp], folds: Folds, workers: Workers
 ) -> list[Candidate]:
     """Every point of the grid, scored on whole songs that it was not trained on.
 
     `labels` count from 0. As GridSearchCV, with a progress bar and songs pooled over folds.
     """
     work = [(parameters, pair) for parameters in family.grid for pair in folds.pairs]
-    fit = partial(_held_out_posteriors, family.classifier, songs, labels)
-    held_out = list(parallel.run(fit, work, jobs=jobs, label=family.name, unit="fit"))
+    fits = parallel.run(
+        partial(_held_out_posteriors, family.classifier),
+        work,
+        workers=workers,
+        label=family.name,
+        unit="fit",
+        common=(songs, labels),
+    )
+    held_out = list(fits)
     true = labels[np.concatenate([scored for _, scored in folds.pairs])]
     candidates = []
     for i, parameters in enumerate(family.grid):
@@ -259,9 +267,9 @@ def cross_validate(
 
 def _held_out_posteriors(
     classifier: SongClassifier,
+    work: tuple[Parameters, tuple[NDArray[np.intp], NDArray[np.intp]]],
     songs: Songs,
     labels: NDArray[np.intp],
-    work: tuple[Parameters, tuple[NDArray[np.intp], NDArray[np.intp]]],
 ) -> NDArray[np.float64]:
     """(scored songs, artists); an artist that the fold did not train on has posterior 0, and so
     have all where the songs are too few or too alike for the method's linear algebra."""
@@ -310,12 +318,12 @@ def families_for(songs: Songs, folds: Folds, seed: int) -> list[Family]:
 
 
 def grid_search(
-    songs: Songs, labels: NDArray[np.intp], folds: Folds, seed: int, jobs: int
+    songs: Songs, labels: NDArray[np.intp], folds: Folds, seed: int, workers: Workers
 ) -> list[Trial]:
     """Try all families; log how each grid point does; train the best of each on all `songs`."""
     trials = []
     for family in families_for(songs, folds, seed):
-        candidates = cross_validate(family, songs, labels, folds, jobs)
+        candidates = cross_validate(family, songs, labels, folds, workers)
         for candidate in candidates:
             words = describe(candidate.parameters)
             if candidate.top3 == 0:

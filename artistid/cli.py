@@ -1,5 +1,8 @@
 """What the entry scripts share: their common settings, the corpus, errors as one line."""
 
+import io
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,11 +12,11 @@ from typing import ClassVar, Protocol, TypeVar
 
 import tyro
 
-from artistid import report
-from artistid.dataset import Corpus, read_corpus
+from artistid import interrupts, progress, report
+from artistid.dataset import Corpus, LibrarySettings, read_corpus
 from artistid.demo import ensure_demo_corpus, is_demo_corpus
 from artistid.errors import UserError
-from artistid.parallel import IS_MAIN_PROCESS
+from artistid.parallel import IS_MAIN_PROCESS, Workers
 from artistid.report import PROJECT, Outputs, Run
 
 COURSE = PROJECT / "hw1"
@@ -25,7 +28,29 @@ DEMO_NOTICE = (
 
 
 @dataclass(frozen=True)
-class CommonSettings:
+class SharedSettings:
+    """Of every command that goes through many files."""
+
+    jobs: int = -1
+    """Processes that work at once; -1: one a core."""
+    dask: str | None = None
+    """Address of a Dask scheduler (tcp://MACHINE:8786): its workers do what local processes
+    would, on a corpus and a cache that all machines share."""
+    quiet: bool = False
+    """Nothing on the screen but results and errors."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that can't be used."""
+        if self.jobs == 0:
+            raise UserError("--jobs 0: use a number of processes, or -1 for one a core")
+
+    @property
+    def workers(self) -> Workers:
+        return Workers(self.jobs, self.dask)
+
+
+@dataclass(frozen=True)
+class CommonSettings(SharedSettings, LibrarySettings):
     # after Ctrl-C
     how_to_go_on: ClassVar[str] = "what was extracted is cached; run it again to go on"
 
@@ -39,23 +64,24 @@ class CommonSettings:
     """Folder for what is extracted from the audio; may be deleted at any time."""
     seed: int = 0
     """Of everything random; the same seed gives the same numbers."""
-    jobs: int = -1
-    """Processes that work at once; -1: one a core."""
     skip_bad: bool = False
     """Leave out files that can't be used, instead of stopping with a list of them."""
 
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""
+        SharedSettings.check(self)
+        LibrarySettings.check(self)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
-        if self.jobs == 0:
-            raise UserError("--jobs 0: use a number of processes, or -1 for one a core")
 
 
 class CheckedSettings(Protocol):
     """Of a script: a frozen dataclass."""
 
     how_to_go_on: ClassVar[str]
+
+    @property
+    def quiet(self) -> bool: ...
 
     def check(self) -> None: ...
 
@@ -67,12 +93,21 @@ def start(settings: type[Settings], main: Callable[[Settings], None], descriptio
     """Call `main` with the command line's settings and exit: 0, 2 for what the user can mend,
     130 for Ctrl-C. A traceback means a fault of ours."""
     program = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be of another encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        interrupts.raise_again()
         chosen = tyro.cli(settings, prog=program, description=description)
         chosen.check()
+        progress.show_bars(not chosen.quiet)
         main(chosen)
+        sys.stdout.flush()
     except UserError as error:
         _exit(f"{program}: {error}", 2)
+    except BrokenPipeError:  # whoever read the results, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _exit(f"{program}: {error.filename or 'file system'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
@@ -92,7 +127,7 @@ def open_run(task: str, log_name: str, settings: CommonSettings) -> Iterator[Run
     corpus, is_demo = _choose_corpus(settings)
     outputs = _choose_outputs(settings.out, is_demo)
     path = outputs.texts / log_name
-    with report.logging_to(path) if IS_MAIN_PROCESS else nullcontext():
+    with report.logging_to(path, settings.quiet) if IS_MAIN_PROCESS else nullcontext():
         run = Run(task, settings, corpus, outputs)
         run.log_start()
         yield run
@@ -103,11 +138,11 @@ def _choose_corpus(settings: CommonSettings) -> tuple[Corpus, bool]:
     folder = settings.data or COURSE
     if settings.data is None and not (COURSE / "artist20").exists():
         folder = DEMO
-        if IS_MAIN_PROCESS:
+        if IS_MAIN_PROCESS and not settings.quiet:
             print(f"no {COURSE / 'artist20'} and no --data: using the demo corpus, {DEMO}")
     if folder.resolve() == DEMO:
         ensure_demo_corpus(DEMO, jobs=settings.jobs)
-    corpus = read_corpus(folder, settings.seed)
+    corpus = read_corpus(folder, settings.seed, settings)
     if not is_demo_corpus(folder):
         return corpus, False
     return corpus.with_warning(DEMO_NOTICE), True

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from artistid import parallel
 from artistid.files import TEMPORARY, remove_stale, write_json
+from artistid.parallel import Workers
 
 VERSION = 1  # raise it when the audio changes
 STAMP = "demo.json"  # marks a folder as this corpus and says which version
@@ -126,7 +127,7 @@ def make_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> None:
     for path, *_ in songs:
         path.parent.mkdir(parents=True, exist_ok=True)
     for _ in parallel.run(
-        partial(_write_song, seed=seed), songs, jobs=jobs, label="demo", unit="song"
+        partial(_write_song, seed=seed), songs, workers=Workers(jobs), label="demo", unit="song"
     ):
         pass
     for split, albums in (("train", range(VAL_ALBUM)), ("val", [VAL_ALBUM])):

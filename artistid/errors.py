@@ -5,6 +5,12 @@ class UserError(ValueError):
     """The message says what is wrong, where, and what to do."""
 
 
+def shown(name: object) -> str:
+    """`name` on one line of any screen: what can't be printed (a newline, a byte of another
+    encoding) as its escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+
+
 def require_at_least(settings: object, **least: float) -> None:
     """Raise UserError where an option in `settings` is smaller than the value given for it."""
     for name, value in least.items():

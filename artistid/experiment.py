@@ -9,10 +9,10 @@ from torch import nn
 from artistid import training
 from artistid.augmentation import Augmentation
 from artistid.checkpoints import FORMAT, ResumeFile, corpus_digest, save_network
-from artistid.dataset import Track
+from artistid.dataset import SPLITS, Track
 from artistid.devices import Devices
 from artistid.excerpts import open_songs
-from artistid.report import SPLITS, Run
+from artistid.report import Run
 from artistid.training import Examples, Trainer, TrainingSettings
 
 

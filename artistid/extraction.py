@@ -1,6 +1,7 @@
 """Every track through one computation: in parallel, cached, the unusable files named at the end."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -8,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from artistid import audio, parallel
+from artistid import audio, parallel, progress
 from artistid.audio import AudioError
 from artistid.cache import (
     Entry,
@@ -21,8 +21,8 @@ from artistid.cache import (
     settings_digest,
 )
 from artistid.dataset import Track
-from artistid.errors import UserError
-from artistid.parallel import Place
+from artistid.errors import UserError, shown
+from artistid.parallel import Place, Workers
 
 
 class UnusableFilesError(UserError):
@@ -55,7 +55,7 @@ class Extraction:
     def require_all(self) -> None:
         """Raise UnusableFilesError if a track was refused, with all of them and the remedy."""
         if self.refused:
-            lines = [f"{track.path}: {why}" for track, why in self.refused.items()]
+            lines = [f"{shown(track.path)}: {why}" for track, why in self.refused.items()]
             raise UnusableFilesError(
                 f"{len(lines)} of {len(lines) + len(self.entries)} files can't be used; mend them, "
                 "or leave them out with --skip-bad (what could be extracted is cached)\n"
@@ -71,24 +71,16 @@ class _Outcome:
     heard_s: float = 0.0
 
 
-def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, jobs: int) -> Extraction:
+def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, workers: Workers) -> Extraction:
     """Make what is not cached yet, one file a job, and say where everything is.
 
     Memory does not grow with the number of tracks: results go to the cache, not through here.
     """
-    work = partial(_extract_one, recipe=recipe, cache=cache)
-    paths = [track.path for track in tracks]
+    cache = cache.absolute()  # for workers that were started elsewhere, as are the paths
+    paths = [track.path.absolute() for track in tracks]
     known = _known_outcomes(paths, recipe, cache)
-    rest = parallel.run(
-        work,
-        paths[len(known) :],
-        jobs=jobs,
-        label=recipe.name,
-        unit="song",
-        place=recipe.place,
-        seconds=lambda outcome: outcome.heard_s,
-    )
-    outcomes = chain(known, rest if len(known) < len(paths) else ())
+    rest = paths[len(known) :]
+    outcomes = chain(known, _new_outcomes(rest, recipe, cache, workers) if rest else ())
     entries, notes, refused, heard_s = {}, {}, {}, 0.0
     for track, outcome in zip(tracks, outcomes, strict=True):
         if outcome.entry is None:
@@ -101,10 +93,39 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, jobs: int) -> 
     return Extraction(entries, notes, refused, heard_s)
 
 
+def _new_outcomes(
+    paths: Sequence[Path], recipe: Recipe, cache: Path, workers: Workers
+) -> Iterator[_Outcome]:
+    with _writing_explained(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        yield from parallel.run(
+            partial(_extract_one, recipe=recipe, cache=cache),
+            paths,
+            workers=workers,
+            label=recipe.name,
+            unit="song",
+            place=recipe.place,
+            needs=(paths[0], cache),
+            seconds=lambda outcome: outcome.heard_s,
+        )
+
+
+@contextmanager
+def _writing_explained(cache: Path) -> Iterator[None]:
+    """Files that can't be read are refused one by one; what is left are those of the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{shown(error.filename or cache)}: {error.strerror or error}; make room there, or "
+            "name a folder that can be written to with --cache (what was extracted is kept)"
+        ) from error
+
+
 def _known_outcomes(paths: Sequence[Path], recipe: Recipe, cache: Path) -> list[_Outcome]:
     """Of the first files, up to one that is not cached: where all are, no process is started."""
     known: list[_Outcome] = []
-    bar = tqdm(paths, desc=f"{recipe.name}, cached", unit="song", leave=False, disable=None)
+    bar = progress.bar(paths, desc=f"{recipe.name}, cached", unit="song", leave=False)
     for path in bar:
         try:
             place = entry_path(cache, _content(path), recipe.digest)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artistid import scoring
+from artistid.errors import shown
 from artistid.files import replacing, write_json
 
 N_NAMED = 3  # artists
@@ -22,7 +23,7 @@ class Prediction:
     def line(self, width: int) -> str:
         """For people; `width` is that of the longest song's name."""
         named = ", ".join(f"{artist} {probability:.0%}" for artist, probability in self.best)
-        return f"{self.song.name:{width}}  {named}"
+        return f"{shown(self.song.name):{width}}  {shown(named)}"
 
 
 def prediction(song: Path, posteriors: NDArray[np.float64], artists: Sequence[str]) -> Prediction:
@@ -46,7 +47,7 @@ def write(predictions: Sequence[Prediction], json_file: Path | None, csv_file: P
         ]
         with (
             replacing(csv_file) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as f,
+            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as f,
         ):
             rows = csv.writer(f)
             rows.writerow(header)

@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from artistid import calibration, scoring
-from artistid.dataset import Corpus, Split, Track
+from artistid.dataset import SPLITS, Corpus, Track, split_lists
+from artistid.errors import shown
 from artistid.extraction import Recipe, extract
 from artistid.files import replacing, write_json
 from artistid.scoring import Scores
@@ -41,7 +42,6 @@ PACKAGES = {  # that compute or store, by the module's name; those in use are re
     "torch": "torch",
     "accelerate": "accelerate",
 }
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 EAST_ASIAN_FONTS = (
     "Noto Sans CJK JP",
     "Noto Sans CJK TC",
@@ -62,15 +62,30 @@ class Outputs:
     results: Path  # metrics, figures, models
 
 
+class _Raising:
+    """A handler whose troubles are the run's: a full disk is no reason to go on without a log."""
+
+    def handleError(self, _record: logging.LogRecord) -> None:
+        raise
+
+
+class _Screen(_Raising, logging.StreamHandler):
+    pass
+
+
+class _LogFile(_Raising, logging.FileHandler):
+    pass
+
+
 @contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Send the log to the screen and to a file, which takes its name when the run succeeds."""
+def logging_to(path: Path, quiet: bool = False) -> Iterator[None]:
+    """Send the log to the screen, unless `quiet`, and to a file, which takes its name when the run
+    succeeds."""
     log.setLevel(logging.INFO)
     with replacing(path) as temporary:
-        screen = logging.StreamHandler(sys.stdout)
-        file = logging.FileHandler(temporary, encoding="utf-8")
+        file = _LogFile(temporary, encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-        handlers: list[logging.Handler] = [screen, file]
+        handlers: list[logging.Handler] = [file] if quiet else [_Screen(sys.stdout), file]
         for handler in handlers:
             log.addHandler(handler)
         try:
@@ -89,6 +104,7 @@ class Run:
         self.task = task
         self.settings = settings
         self.corpus = corpus  # less what `extract` had to leave out
+        self._whole = corpus
         self.outputs = outputs
         self.seconds: dict[str, float] = {}  # wall time by stage
         self.left_out: Mapping[Track, str] = {}  # unusable tracks, and why
@@ -115,14 +131,14 @@ class Run:
     def extract(self, recipe: Recipe) -> Mapping[Track, Path]:
         """The cached entry of every usable track; the others leave the corpus, or stop the run."""
         settings = self.settings
-        found = extract(self.corpus.tracks, recipe, settings.cache, settings.jobs)
+        found = extract(self.corpus.tracks, recipe, settings.cache, settings.workers)
         for track, note in found.notes.items():
-            log.info("notice: %s %s; what is there is used", track.path, note)
+            log.info("notice: %s %s; what is there is used", shown(track.path), note)
         if not settings.skip_bad:
             found.require_all()
         for track, why in found.refused.items():
             unpredicted = "; it gets no prediction" if track.split == "test" else ""
-            log.info("left out: %s %s%s", track.path, why, unpredicted)
+            log.info("left out: %s %s%s", shown(track.path), why, unpredicted)
         self.left_out = found.refused
         self.corpus = self.corpus.without(found.refused)
         self.stage_done(recipe.name)
@@ -217,6 +233,10 @@ class Run:
         }
         path = self.outputs.results / f"metrics_{self.task}.json"
         write_json(path, values)
+        if self._whole.is_split_here:
+            for name, entries in split_lists(self._whole).items():
+                write_json(self.outputs.results / name, entries)
+            log.info("the split, for --split: %s", self.outputs.results)
         stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
         log.info("metrics and figures: %s (%s)", path.parent, stages)
 
@@ -294,6 +314,7 @@ def fonts() -> list[str]:
 
 
 def shortened(name: str, most: int) -> str:
+    name = shown(name)
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

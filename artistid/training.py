@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from artistid import scoring
+from artistid import progress, scoring
 from artistid.augmentation import Augmentation, mixup
 from artistid.checkpoints import ResumeFile
 from artistid.devices import DeviceName, Devices, Precision
@@ -282,9 +282,9 @@ class Trainer:
 
     def _progress_bar(self) -> "tqdm[Any]":
         done = len(self.history) * self.n_crops
-        hidden = None if self.devices.is_main else True  # None: hidden where there is no terminal
         total = self.epochs * self.n_crops
-        return tqdm(total=total, initial=done, unit="crop", disable=hidden)
+        hidden = not self.devices.is_main
+        return progress.bar(total=total, initial=done, unit="crop", hidden=hidden)
 
     def _state(self) -> dict[str, Any]:
         return {

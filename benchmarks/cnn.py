@@ -122,14 +122,14 @@ def our_epoch(entries: list[Path], labels: Any, precision: Precision) -> Callabl
 
 
 def main(settings: Settings) -> None:
-    corpus = read_corpus(settings.data or Path("hw1"), settings.seed)
+    corpus = read_corpus(settings.data or Path("hw1"), settings.seed, settings)
     draw = np.random.default_rng(settings.seed)
     train = corpus.split("train")
     tracks = [train[i] for i in draw.permutation(len(train))[: settings.songs]]
     labels = labels_of([track.artist for track in tracks], corpus.artists)
     mel = MelSettings()
     begin = time.perf_counter()
-    extraction = extract(tracks, recipe(mel), settings.cache, settings.jobs)
+    extraction = extract(tracks, recipe(mel), settings.cache, settings.workers)
     extraction.require_all()
     once = time.perf_counter() - begin
     entries = list(extraction.entries.values())

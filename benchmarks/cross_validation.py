@@ -31,10 +31,10 @@ class Settings(CommonSettings):
 
 
 def main(settings: Settings) -> None:
-    corpus = read_corpus(settings.data or Path("hw1"), settings.seed)
+    corpus = read_corpus(settings.data or Path("hw1"), settings.seed, settings)
     tracks = corpus.split("train") + corpus.split("val")
     recipe = features.recipe(features.FeatureSettings(excerpt_s=settings.excerpt_seconds))
-    extraction = extract(tracks, recipe, settings.cache, settings.jobs)
+    extraction = extract(tracks, recipe, settings.cache, settings.workers)
     extraction.require_all()
     songs, labels = classical.training_songs(
         tracks, corpus.artists, features.SongLoader(extraction.entries), settings.max_excerpts
@@ -44,7 +44,7 @@ def main(settings: Settings) -> None:
         split = StratifiedKFold(5, shuffle=True, random_state=settings.seed + repeat)
         folds = classical.Folds(list(split.split(labels, labels)), "")
         for family in classical.families_for(songs, folds, settings.seed):
-            candidates = classical.cross_validate(family, songs, labels, folds, settings.jobs)
+            candidates = classical.cross_validate(family, songs, labels, folds, settings.workers)
             results.setdefault(family.name, []).append(candidates)
     rows = [["model", "top-1", "range", "top-3", "range", "settings"]]
     for name, by_repeat in results.items():

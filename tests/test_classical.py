@@ -18,6 +18,7 @@ from artistid import classical
 from artistid.classical import ArtistModel, SongClassifier, as_songs
 from artistid.dataset import Track
 from artistid.errors import UserError
+from artistid.parallel import Workers
 
 N_ARTISTS, N_COLUMNS = 4, 12
 
@@ -103,7 +104,7 @@ def test_cross_validation_is_scikit_learns(songs: tuple[classical.Songs, np.ndar
     tracks = [track(f"artist {label}", f"album {i}") for i, label in enumerate(y)]
     folds = classical.make_folds(tracks, n_folds=5, repeats=1, seed=0)
     (knn, *_) = classical.families(200, N_COLUMNS, seed=0)
-    candidates = classical.cross_validate(knn, X, y, folds, jobs=1)
+    candidates = classical.cross_validate(knn, X, y, folds, workers=Workers(1))
     assert len(candidates) == len(knn.grid) == 9
     for candidate in candidates[::4]:
         model = clone(knn.classifier).set_params(**candidate.parameters)
@@ -130,7 +131,7 @@ def test_an_artist_missing_from_a_fold_gets_no_posterior(rng: Generator) -> None
     pairs = [(np.arange(8), np.array([8])), (np.arange(1, 9), np.array([0]))]
     folds = classical.Folds(pairs, "")
     family = classical.Family("LDA", SongClassifier(), [{}])
-    (candidate,) = classical.cross_validate(family, X, y, folds, jobs=1)
+    (candidate,) = classical.cross_validate(family, X, y, folds, workers=Workers(1))
     assert candidate.top1 <= 0.5
 
 
@@ -240,5 +241,5 @@ def test_small_corpora_can_be_tried(rng: Generator, n_songs: int) -> None:
     y = np.repeat([0, 1], n_songs)
     tracks = [track(f"artist {label}", "album") for label in y]
     folds = classical.make_folds(tracks, n_folds=5, repeats=1, seed=0)
-    for trial in classical.grid_search(X, y, folds, seed=0, jobs=1):
+    for trial in classical.grid_search(X, y, folds, seed=0, workers=Workers(1)):
         assert trial.classifier.predict_proba(X).shape == (2 * n_songs, 2)

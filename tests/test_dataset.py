@@ -128,66 +128,6 @@ def test_a_corpus_without_lists_is_an_error_not_a_library(tmp_path: Path) -> Non
         read_corpus(tmp_path)
 
 
-# --- a plain library -------------------------------------------------------------------------
-
-
-def library(folder: Path, albums: dict[str, int], songs: int = 3) -> Path:
-    for artist, n_albums in albums.items():
-        for album in range(n_albums):
-            for song in range(songs):
-                path = folder / artist / f"album {album}" / f"{song}.flac"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
-    return folder
-
-
-def test_a_library_is_split_by_album(tmp_path: Path) -> None:
-    corpus = read_corpus(library(tmp_path / "lib", {"abba": 6, "blur": 3, "cher": 12}))
-    assert corpus.warnings == ()
-    albums = {
-        split: {t.album_key for t in corpus.split(split)} for split in ("train", "val", "test")
-    }
-    assert {split: len(keys) for split, keys in albums.items()} == {
-        "train": 4 + 1 + 8,
-        "val": 1 + 1 + 2,
-        "test": 1 + 1 + 2,
-    }
-    assert not albums["train"] & albums["val"]
-    assert not albums["train"] & albums["test"]
-    assert len(corpus.tracks) == 3 * 21
-    assert {t.artist for t in corpus.split("test")} == {"abba", "blur", "cher"}
-
-
-def test_the_seed_draws_the_albums(tmp_path: Path) -> None:
-    folder = library(tmp_path, {"abba": 6, "blur": 6})
-    assert read_corpus(folder, seed=1) == read_corpus(folder, seed=1)
-    assert any(read_corpus(folder, seed=1) != read_corpus(folder, seed=s) for s in range(2, 6))
-
-
-def test_artists_with_few_albums_are_split_by_song_and_said(tmp_path: Path) -> None:
-    folder = library(tmp_path, {"abba": 6})
-    library(folder, {"blur": 1}, songs=6)
-    library(folder, {"cher": 1}, songs=2)
-    corpus = read_corpus(folder)
-    assert "2 artist(s) with fewer than 3 albums are split by song (blur, cher)" in str(
-        corpus.warnings
-    )
-    uses = [(t.artist, t.split) for t in corpus.tracks if t.artist != "abba"]
-    assert sorted(uses) == sorted(
-        [("blur", "test"), ("blur", "val")] + [("blur", "train")] * 4 + [("cher", "train")] * 2
-    )
-
-
-def test_files_out_of_place_and_hidden_ones_are_left_out(tmp_path: Path) -> None:
-    folder = library(tmp_path, {"abba": 3, "blur": 3})
-    (folder / "abba/loose.mp3").touch()
-    (folder / "abba/album 0/._0.mp3").touch()
-    (folder / "abba/album 0/cover.jpg").touch()
-    corpus = read_corpus(folder)
-    assert len(corpus.tracks) == 18
-    assert "1 file(s) not in <artist>/<album>/ are left out: abba/loose.mp3" in str(corpus.warnings)
-
-
 def test_losing_all_songs_of_an_artist_is_an_error(tmp_path: Path) -> None:
     corpus = read_corpus(make(tmp_path))
     with pytest.raises(CorpusError, match="only one artist, abba"):

@@ -10,6 +10,7 @@ import pytest
 from artistid import classical, demo, features
 from artistid.dataset import Corpus, Track, read_corpus
 from artistid.extraction import extract
+from artistid.parallel import Workers
 from artistid.scoring import top_k
 
 
@@ -69,7 +70,7 @@ def test_a_song_split_scores_higher_than_the_album_split(demo_corpus: Path, tmp_
     corpus = read_corpus(demo_corpus)
     labelled = corpus.split("train") + corpus.split("val")
     recipe = features.recipe(features.FeatureSettings())
-    load = features.SongLoader(extract(labelled, recipe, tmp_path, jobs=-1).entries)
+    load = features.SongLoader(extract(labelled, recipe, tmp_path, workers=Workers()).entries)
     # held out: the second song of the fifth album; trained on: as many songs either way
     held_out = [t for t in labelled if album_number(t) == 5 and t.path.stem == "song_2"]
     same_album = [t for t in labelled if album_number(t) == 5 and t.path.stem == "song_1"]

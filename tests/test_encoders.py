@@ -18,6 +18,7 @@ from artistid.audio import AudioError
 from artistid.dataset import Track
 from artistid.errors import UserError
 from artistid.extraction import extract
+from artistid.parallel import Workers
 from musicfm import load_checkpoint
 
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def embed(tracks: list[Track], tmp_path: Path) -> Callable[[encoders.Found], dic
     """Embeddings of both songs by album, and under "made" how many were not cached yet."""
 
     def run(found: encoders.Found) -> dict[str, Any]:
-        extraction = extract(tracks, found.recipe, tmp_path / "cache", jobs=1)
+        extraction = extract(tracks, found.recipe, tmp_path / "cache", workers=Workers(1))
         extraction.require_all()
         rows: dict[str, Any] = {"made": round(extraction.heard_s / 4.0)}
         for track, path in extraction.entries.items():

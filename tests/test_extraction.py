@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from artistid import audio, cache, parallel
 from artistid.dataset import Track
 from artistid.extraction import Extraction, Recipe, UnusableFilesError, extract
+from artistid.parallel import Workers
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def values(extraction: Extraction) -> dict[str, float]:
 def test_every_good_song_gets_its_own_value_and_every_bad_one_its_reason(
     tmp_path: Path, tracks: list[Track], jobs: int
 ) -> None:
-    extraction = extract(tracks, recipe(), tmp_path / "cache", jobs)
+    extraction = extract(tracks, recipe(), tmp_path / "cache", Workers(jobs))
     expected = {str(i): (0.5 * (i + 1) / 6) ** 2 / 2 for i in (0, 2, 3, 5)}
     assert values(extraction) == pytest.approx(expected, rel=1e-3)
     reasons = {track.id: why for track, why in extraction.refused.items()}
@@ -76,7 +77,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def run_again(tracks: Sequence[Track], made: Recipe, folder: Path) -> Extraction:
-    return extract(tracks, made, folder, jobs=1)
+    return extract(tracks, made, folder, workers=Workers(1))
 
 
 def test_a_second_run_decodes_only_what_changed(

@@ -7,7 +7,8 @@ import pytest
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
-from artistid import parallel
+from artistid import parallel, progress
+from artistid.parallel import Workers
 
 
 def pid_and_square(x: int) -> tuple[int, int]:
@@ -23,7 +24,9 @@ def threads(_: int) -> list[int]:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_results_come_in_order_from_that_many_processes(jobs: int) -> None:
-    results = list(parallel.run(pid_and_square, range(40), jobs=jobs, label="x", unit="x"))
+    results = list(
+        parallel.run(pid_and_square, range(40), workers=Workers(jobs), label="x", unit="x")
+    )
     assert [square for _, square in results] == [x * x for x in range(40)]
     pids = {pid for pid, _ in results}
     assert len(pids) <= jobs
@@ -32,21 +35,21 @@ def test_results_come_in_order_from_that_many_processes(jobs: int) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_numeric_libraries_get_one_thread(jobs: int) -> None:
-    for counts in parallel.run(threads, [0, 1], jobs=jobs, label="x", unit="x"):
+    for counts in parallel.run(threads, [0, 1], workers=Workers(jobs), label="x", unit="x"):
         assert counts
         assert set(counts) == {1}
 
 
 @pytest.mark.parametrize("place", ["threads", "here"])
 def test_what_has_a_gpu_or_all_cores_stays_in_this_process(place: parallel.Place) -> None:
-    options = {"jobs": 2, "label": "x", "unit": "x", "place": place}
+    options = {"workers": Workers(2), "label": "x", "unit": "x", "place": place}
     results = list(parallel.run(pid_and_square, range(40), **options))
     assert results == [(os.getpid(), x * x) for x in range(40)]
 
 
 def test_threads_work_at_the_same_time() -> None:
     barrier = threading.Barrier(parallel.THREADS, timeout=20)
-    options = {"jobs": 1, "label": "x", "unit": "x", "place": "threads"}
+    options = {"workers": Workers(1), "label": "x", "unit": "x", "place": "threads"}
     waited = list(parallel.run(lambda _: barrier.wait(), range(parallel.THREADS), **options))
     assert sorted(waited) == list(range(parallel.THREADS))
 
@@ -54,9 +57,9 @@ def test_threads_work_at_the_same_time() -> None:
 def test_the_bar_says_how_much_faster_than_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, clock = io.StringIO(), iter([0.0, 1.0, 2.0, 4.0])
     monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(parallel, "tqdm", partial(tqdm, file=screen, mininterval=0, miniters=1))
+    monkeypatch.setattr(progress, "tqdm", partial(tqdm, file=screen, mininterval=0, miniters=1))
     monkeypatch.setattr(parallel.time, "perf_counter", lambda: next(clock))
-    options = {"jobs": 1, "label": "musicnn", "unit": "song", "place": "here"}
+    options = {"workers": Workers(1), "label": "musicnn", "unit": "song", "place": "here"}
     list(parallel.run(float, ["60", "0", "100"], seconds=lambda s: s, **options))
     last = screen.getvalue().split("\r")[-1]
     assert "musicnn: 100%" in last

@@ -24,6 +24,7 @@ from artistid.devices import Devices
 from artistid.excerpts import open_songs
 from artistid.extraction import extract
 from artistid.networks import MelCNN, MelCNNSettings
+from artistid.parallel import Workers
 
 RESULTS = [
     "accuracy_curve.png",
@@ -47,7 +48,7 @@ def predictions_of_saved_network(folder: Path, corpus: Path, cache: Path) -> dic
     network.load_state_dict(weights)
     mel = melspec.MelSettings(**description["mel"])
     tests = read_corpus(corpus).split("test")
-    entries = extract(tests, melspec.recipe(mel), cache, jobs=1).entries
+    entries = extract(tests, melspec.recipe(mel), cache, workers=Workers(1)).entries
     cpu = Devices("cpu", "auto")
     songs = open_songs([entries[track] for track in tests], melspec.NAME, cpu.device)
     n_artists = len(description["artists"])
