@@ -1,12 +1,17 @@
-"""The one place that chooses where work runs: local processes, or a Dask cluster, by joblib."""
+"""The one place that chooses where work runs: local processes by joblib, or a Dask cluster."""
 
+import logging
 import os
 import signal
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,14 +20,17 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
 from artistid import progress
-from artistid.errors import UserError
+from artistid.errors import UserError, shown
 
 # torchrun and accelerate start several processes of a script; this one alone writes and reports
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 
 Place = Literal["processes", "threads", "here"]
 THREADS = 4  # that decode while a GPU computes
-CONNECT_S = 10  # to wait for a scheduler, and for its first worker
+CONNECT_S = 10  # to wait for a scheduler
+LOST_S = 30  # without a result, after which a cluster is asked whether it has workers
+GONE = "the cluster went away; run it again (what is done is kept)"
+MOST_WAITING = 1_000  # calls that a cluster has at a time, so that memory does not grow
 
 Calls = Iterable[Any]  # joblib's: function, arguments, options
 Item = TypeVar("Item")
@@ -59,12 +67,11 @@ def run(
     how many times faster than real time it goes. Raises UserError where workers can't be had.
     """
     if place == "processes":
-        calls = (delayed(_single_threaded)(function, item, *common) for item in items)
+        function = partial(_single_threaded, function)
+    if workers.dask:
+        results = _in_cluster(function, items, workers.dask, common, needs)
     else:
         calls = (delayed(function)(item, *common) for item in items)
-    if workers.dask:
-        results = _in_cluster(calls, workers.dask, common, needs)
-    else:
         results = _PLACES[place](calls, workers.jobs)
     heard, begin = 0.0, time.perf_counter()
     with progress.bar(total=len(items), desc=label, unit=unit) as bar:
@@ -128,14 +135,43 @@ _PLACES = {"processes": _in_processes, "threads": _in_threads, "here": _here}
 
 
 def _in_cluster(
-    calls: Calls, address: str, common: Sequence[Any], needs: Sequence[Path]
-) -> Iterator[Any]:
+    function: Callable[..., Result],
+    items: Sequence[Item],
+    address: str,
+    common: Sequence[Any],
+    needs: Sequence[Path],
+) -> Iterator[Result]:
+    """By distributed itself: joblib's backend for it (of 1.6) waits forever for what has killed
+    too many workers, instead of saying so."""
     with _connected(address) as client:
-        _require_access(client, needs)
-        shared = list(common)  # sent to each worker once
-        with parallel_config(backend="dask", client=client, scatter=shared):
-            results = Parallel(n_jobs=-1, return_as="generator")(calls)
-        yield from results
+        from distributed import KilledWorker
+
+        _require_access(client, address, function, needs)
+        shared = client.scatter(list(common), broadcast=True) if common else ()
+        calls = ((item, client.submit(function, item, *shared, pure=False)) for item in items)
+        waiting = deque(islice(calls, MOST_WAITING))
+        while waiting:
+            item, future = waiting.popleft()
+            waiting.extend(islice(calls, 1))
+            try:
+                yield _waited_for(future, client, address)
+            except KilledWorker as error:
+                words = f"workers die of {shown(item)}, one after another"
+                raise UserError(f"--dask {address}: {words}") from error
+            except CancelledError as error:
+                raise UserError(f"--dask {address}: {GONE}") from error
+
+
+def _waited_for(future: Any, client: Any, address: str) -> Any:
+    """Its result. Raises UserError where there are no workers any more to make it."""
+    while True:
+        try:
+            return future.result(timeout=LOST_S)
+        except TimeoutError as error:
+            if future.done():  # it is the function's own
+                raise
+            if not client.nthreads():
+                raise UserError(f"--dask {address}: {GONE}") from error
 
 
 @contextmanager
@@ -145,33 +181,44 @@ def _connected(address: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError as error:
         raise UserError("--dask needs a package: pip install 'dask[distributed]'") from error
+    for name in ("distributed", "distributed.client"):  # what matters comes back as an error
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise UserError(f"--dask {address}: no scheduler answers there") from error
     with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            raise UserError(f"--dask {address}: the scheduler has no workers; start some")
         yield client
 
 
-def _require_access(client: Any, needs: Sequence[Path]) -> None:
+def _require_access(
+    client: Any, address: str, function: Callable[..., Any], needs: Sequence[Path]
+) -> None:
     """Raise UserError where a worker lacks this program, or one of the files and folders."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
+        raise UserError(f"--dask {address}: the scheduler has no workers; start some")
+    one_a_machine = {worker["host"]: name for name, worker in workers.items()}
+    paths = [str(path) for path in needs]
     try:
-        missing = client.run(_missing, [str(path) for path in needs])
+        # one loads the libraries before the others: numba's compiled files, which are made then,
+        # can be spoilt by several processes that make them at once (numba's issue 10128)
+        client.run(_missing, paths, function, workers=list(one_a_machine.values()))
+        missing = client.run(_missing, paths, function)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"the cluster's workers can't run this program ({reason}); start them in the "
-            "project's folder, with its environment"
+            f"--dask {address}: its workers can't run this program ({reason}); start them in the "
+            "project's folder, in its environment, by python3 -m dask worker"
         ) from error
-    for worker, paths in missing.items():
-        if paths:
+    for worker, lacking in missing.items():
+        if lacking:
             raise UserError(
-                f"worker {worker} does not see {paths[0]}: corpus and --cache must be in folders "
-                "that all machines share, by the same names"
+                f"--dask {address}: worker {worker} does not see {lacking[0]}; corpus and --cache "
+                "must be in folders that all machines share, by the same names"
             )
 
 
-def _missing(paths: Sequence[str]) -> list[str]:
+def _missing(paths: Sequence[str], _function: Callable[..., Any]) -> list[str]:
+    """Of the paths, on a worker; the function comes along to be loaded there."""
     return [path for path in paths if not Path(path).exists()]
