@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol, TypeVar
 
 import tyro
 
-from artistid import interrupts, progress, report
+from artistid import interrupts, parallel, progress, report
 from artistid.dataset import Corpus, LibrarySettings, read_corpus
 from artistid.demo import ensure_demo_corpus, is_demo_corpus
 from artistid.errors import UserError
@@ -111,6 +111,7 @@ def start(settings: type[Settings], main: Callable[[Settings], None], descriptio
     except OSError as error:
         _exit(f"{program}: {error.filename or 'file system'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
+        parallel.kill_workers()
         _exit(f"\n{program}: stopped; {settings.how_to_go_on}", 130)
 
 

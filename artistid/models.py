@@ -71,7 +71,7 @@ def load(path: Path, weights: Path | None, devices: Devices) -> Model:
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: not a model; their names end in .skops or .safetensors")
     state, description = load_network(path)
-    task = description.get("task")
+    task = str(description.get("task"))
     if description.get("format") != FORMAT or task not in _NETWORKS:
         raise UserError(
             f"{path}: of another version of this program (format {description.get('format')}, not "
@@ -84,7 +84,7 @@ def load(path: Path, weights: Path | None, devices: Devices) -> Model:
         return Model(list(description["artists"]), float(description["temperature"]), ear)
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a model of this program: {_reason(error)}") from error
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from multiprocessing import active_children, resource_tracker
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -113,11 +114,18 @@ def _interrupts_kept_from_children() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # it would unblock what is blocked here, when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def kill_workers() -> None:
+    """At once: to let them finish takes seconds, and what they are at is not kept."""
+    for process in active_children():
+        process.terminate()
 
 
 def _in_threads(calls: Calls, _jobs: int) -> Iterator[Any]:

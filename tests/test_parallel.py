@@ -1,9 +1,11 @@
 import io
 import os
+import signal
 import threading
 from functools import partial
 
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
@@ -65,3 +67,17 @@ def test_the_bar_says_how_much_faster_than_real_time(monkeypatch: pytest.MonkeyP
     assert "musicnn: 100%" in last
     assert "40 x real time" in last
     assert "3/3" in last
+
+
+def interrupts_are_blocked(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_only_the_process_that_the_user_started_hears_ctrl_c() -> None:
+    """So that workers don't print where they were; the first one is begun for this."""
+    get_reusable_executor().shutdown(wait=True)
+    blocked = parallel.run(
+        interrupts_are_blocked, range(4), workers=Workers(2), label="x", unit="x"
+    )
+    assert set(blocked) == {True}
+    assert not interrupts_are_blocked(0)

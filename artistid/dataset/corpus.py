@@ -100,11 +100,11 @@ def listing(names: Sequence[str], most: int) -> str:
     return ", ".join(_shortened([shown(name) for name in names], most))
 
 
-def refuse(where: object, problems: Sequence[str]) -> None:
-    """Raise CorpusError if there are problems."""
+def refuse(where: object, problems: Sequence[str], notes: Sequence[str] = ()) -> None:
+    """Raise CorpusError if there are problems; `notes` may explain them."""
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [shown(line) for line in _shortened(problems, MAX_LINES)]
+        lines = [shown(line) for line in (*_shortened(problems, MAX_LINES), *notes)]
         raise CorpusError(f"{shown(where)}: {count}\n" + "\n".join(lines))
 
 

@@ -56,14 +56,20 @@ def find_songs(places: Sequence[Path]) -> list[Path]:
     Raises CorpusError for a place where there is nothing."""
     songs: dict[Path, None] = {}
     for place in places:
-        if place.is_file():
-            found = [place]
-        elif place.is_dir():
-            found = audio_files(place).files
-        else:  # a pattern that the shell has left alone
-            anchor = Path(place.anchor)
-            matches = anchor.glob(str(place.relative_to(anchor)))
-            found = sorted(path for path in matches if path.is_file())
+        try:
+            found = _found(place)
+        except (OSError, ValueError, NotImplementedError) as error:  # no name or pattern at all
+            refuse(place, [str(error)])
         refuse(place, [] if found else ["no audio here; name files, folders or patterns"])
         songs |= dict.fromkeys(found)
     return list(songs)
+
+
+def _found(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    if place.is_dir():
+        return audio_files(place).files
+    anchor = Path(place.anchor)  # a pattern that the shell has left alone
+    matches = anchor.glob(str(place.relative_to(anchor)))
+    return sorted(path for path in matches if path.is_file())

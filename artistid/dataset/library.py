@@ -81,8 +81,7 @@ def read_library(folder: Path, settings: LibrarySettings, seed: int) -> Corpus:
     else:
         tracks = _drawn(_chosen(_one_spelling(songs), settings, notes), notes, seed)
     corpus = Corpus(folder.resolve().name, tuple(tracks), tuple(notes), is_split_here=True)
-    problems = label_problems(corpus.split("train"), corpus.split("val"))
-    refuse(folder, problems and [*problems, *notes])
+    refuse(folder, label_problems(corpus.split("train"), corpus.split("val")), notes)
     return corpus
 
 

@@ -1,0 +1,143 @@
+"""The scripts as people expect command-line programs to be: interrupted, piped, quiet."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Script, make_course
+
+SCRIPTS = ("task1", "task2", "task2_baseline", "predict")
+BAR = re.compile(r"\d+%\|")
+ESCAPE = "\x1b"
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_course(tmp_path_factory.mktemp("course"), seconds=4.0)
+
+
+def task(name: str, data: Path, folder: Path, *more: object) -> list[str]:
+    places = ["--data", data, "--cache", folder / "cache", "--out", folder / "out", *more]
+    return [sys.executable, str(PROJECT / f"{name}.py"), *map(str, places)]
+
+
+def interrupted(command: list[str], after_s: float, line: str = "") -> tuple[int, str, float]:
+    """Ctrl-C, which reaches all processes of a terminal, so many seconds after `line` is on the
+    screen: exit status, errors, and the seconds until the end."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout
+    while line and line not in process.stdout.readline():
+        assert process.poll() is None, process.communicate()
+    time.sleep(after_s)
+    begin = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    return process.returncode, errors, time.monotonic() - begin
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_ctrl_c_while_a_script_is_loading(name: str) -> None:
+    command = [sys.executable, str(PROJECT / f"{name}.py")]
+    status, errors, _ = interrupted(command, 0.3)
+    assert (status, errors) == (130, f"\n{name}.py: stopped; nothing was begun\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "line", "kept"),
+    [
+        ("task1", "corpus tiny", "what was extracted is cached; run it again to go on"),
+        ("task1", "KNN: ", "what was extracted is cached; run it again to go on"),
+        ("task2", "epoch   2", "run it with --resume to go on after its last whole epoch"),
+        ("task2_baseline", "corpus tiny", "run it with --resume to go on"),
+    ],
+)
+@pytest.mark.parametrize("after_s", [0, 0.2, 0.5, 1.0])
+def test_ctrl_c_ends_at_once_and_says_what_is_kept(
+    course: Path, tmp_path: Path, name: str, line: str, kept: str, after_s: float
+) -> None:
+    status, errors, seconds = interrupted(task(name, course, tmp_path), after_s, line)
+    assert status == 130
+    assert re.fullmatch(rf"\n{name}\.py: stopped; .*{re.escape(kept)}.*\n", errors)
+    assert seconds < 3
+
+
+def run_on_terminal(command: list[str]) -> str:
+    """All that it writes to the screen."""
+    screen, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (40, 120))
+    process = subprocess.Popen(command, stdout=its_end, stderr=its_end, stdin=its_end)
+    os.close(its_end)
+    written = b""
+    while True:
+        try:
+            block = os.read(screen, 65536)
+        except OSError:  # the end, on Linux
+            block = b""
+        if not block:
+            break
+        written += block
+    assert process.wait() == 0, written
+    os.close(screen)
+    return written.decode()
+
+
+def test_bars_on_a_terminal_only_and_nothing_when_quiet(course: Path, tmp_path: Path) -> None:
+    command = task("task1", course, tmp_path, "--jobs", 1)
+    on_terminal = run_on_terminal(command)
+    assert BAR.search(on_terminal)
+    assert "best by cross-validation" in on_terminal
+    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not BAR.search(piped.stdout + piped.stderr)
+    assert "\r" not in piped.stdout
+    assert piped.stderr == ""
+    assert run_on_terminal([*command, "--quiet"]) == ""
+    assert "best by cross-validation" in (tmp_path / "out/log.txt").read_text()
+
+
+def test_quiet_keeps_errors(run_script: Script) -> None:
+    done = run_script("task1.py", "--data", "nowhere", "--quiet")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nowhere: no such folder" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["task1", "predict"])
+def test_colours_on_a_terminal_only(run_script: Script, name: str) -> None:
+    done = run_script(f"{name}.py", "--help")
+    assert ESCAPE not in done.stdout
+    assert "--quiet" in done.stdout
+    done = run_script(f"{name}.py", "--no-such-option")
+    assert done.returncode == 2
+    assert ESCAPE not in done.stderr
+
+
+def test_whoever_reads_the_results_may_stop_reading(course: Path, tmp_path: Path) -> None:
+    command = task("task1", course, tmp_path, "--jobs", 1)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_the_log_says_when_what_and_with_what(course: Path, tmp_path: Path) -> None:
+    subprocess.run(task("task1", course, tmp_path, "--jobs", 1, "--quiet"), check=True)
+    lines = (tmp_path / "out/log.txt").read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", line) for line in lines[:4])
+    for line, words in zip(
+        lines,
+        ("task1, git commit", "versions: python 3.", "settings: ", "corpus tiny: "),
+        strict=False,
+    ):
+        assert words in line
