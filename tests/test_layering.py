@@ -12,11 +12,11 @@ LAYERS = [  # a module imports from the layers below its own
     {"errors", "musicnn", "calibration"},
     {"files", "audio"},
     {"parallel", "cache", "scoring"},
-    {"dataset"},
+    {"dataset", "predictions"},
     {"extraction", "demo", "excerpts", "networks", "augmentation", "devices", "checkpoints"},
     {"features", "melspec", "encoders", "training"},
     {"classical", "report"},
-    {"cli", "experiment", "models", "predictions"},
+    {"cli", "experiment", "models"},
     {"timeline"},
     {"task1", "task2", "task2_baseline", "predict"},
 ]
