@@ -12,7 +12,7 @@ LAYERS = [  # a module imports from the layers below its own
     {"errors", "musicnn", "calibration"},
     {"files", "audio"},
     {"parallel", "cache", "scoring"},
-    {"dataset", "predictions"},
+    {"dataset", "predictions", "page"},
     {"extraction", "demo", "excerpts", "networks", "augmentation", "devices", "checkpoints"},
     {"features", "melspec", "encoders", "training"},
     {"classical", "report"},
