@@ -23,7 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from artistid import calibration, scoring
+from artistid import calibration, page, scoring
 from artistid.dataset import Corpus, Split, Track
 from artistid.extraction import Recipe, extract
 from artistid.files import replacing, write_json
@@ -235,7 +235,7 @@ class Run:
         return temperature, {"temperature": temperature, **errors}
 
     def write_metrics(self, val: Scores, test: Scores | None, **more: Any) -> None:
-        """Accuracies are fractions of songs."""
+        """Write them, and the page of all tasks with them. Accuracies are fractions of songs."""
         scores = {"val": val} if test is None else {"val": val, "test": test}
         values = {
             "task": self.task,
@@ -252,8 +252,10 @@ class Run:
         }
         path = self.outputs.results / f"metrics_{self.task}.json"
         write_json(path, values)
+        page.refresh(path.parent)
         stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
         log.info("metrics and figures: %s (%s)", path.parent, stages)
+        log.info("all tasks compared: %s", path.parent / page.NAME)
 
 
 def plain(settings: Any) -> dict[str, Any]:

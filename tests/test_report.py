@@ -73,6 +73,7 @@ def test_metrics_have_what_others_read(tmp_path: Path) -> None:
         "best_model": "SVM",
     }
     assert metrics["settings"] == {"seed": 3, "cache": "cache"}
+    assert "SVM on statistics of the sound" in (tmp_path / "result/index.html").read_text()
     assert metrics["versions"]["numpy"] == np.__version__
     for split in ("val", "test"):
         assert metrics[split]["n"] == 1
