@@ -123,14 +123,14 @@ def test_the_songs_that_all_get_wrong_are_those_and_no_others(tmp_path: Path) ->
             song(name, "cher", *filter(None, (first[i],)), file=f"{name}.mp3")
             for name, first in guesses.items()
         ]
-        own = [song("only here", "cher", "abba")] if task == "task2" else []
+        own = [song("only here", "cher", "abba")] if task != "task2" else []
         write_metrics(tmp_path, task, songs={"val": songs + own, "test": songs[:2]}, test=scores(0))
     shown = show(tmp_path)
     expected = ["all wrong", "not usable", "not usable, once", "all wrong"]
     assert shown.values("audio", "aria-label") == expected
     assert shown.values("audio", "src") == [f"{quote(name)}.mp3" for name in expected]
     assert set(shown.values("audio", "preload")) == {"none"}
-    assert "val: 3 of 6" in shown.text
+    assert "val: 3 of 7" in shown.text
     assert "test: 1 of 2" in shown.text
     assert "cher all wrong Task 1 abba 50% Task 2 blur 50% Baseline blur 50%" in shown.text
     assert (
