@@ -104,7 +104,7 @@ def refresh(results: Path) -> None:
     read = {task: _read(results, task) for task in TASKS if _metrics(results, task).exists()}
     usable = [result for result in read.values() if isinstance(result, Result)]
     newest = max(usable, key=lambda result: result.written, default=None)
-    corpus = newest.corpus if newest else "no results"
+    corpus = newest.corpus if newest else "none"
     compared = [result for result in usable if result.corpus == corpus]
     splits = [_split(name, compared) for name in SPLITS if any(name in r.scores for r in compared)]
     text = TEMPLATE.render(

@@ -272,6 +272,7 @@ def test_so_is_one_with_other_contents(tmp_path: Path, changes: dict[str, Any]) 
 def test_it_is_written_even_if_nothing_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "metrics_task1.json").mkdir()
     shown = show(tmp_path)
+    assert "There is nothing to compare yet." in shown.text
     assert "metrics_task1.json is left out: is a directory." in shown.text
 
 

@@ -24,7 +24,7 @@ SONGS = (
 @pytest.fixture(scope="module")
 def qt() -> Iterator[SimpleNamespace]:
     """Qt's modules; `application` is the one that a process may have."""
-    names = ("QtCore", "QtWebEngineCore", "QtWidgets", "QtWebEngineWidgets")
+    names = ("QtCore", "QtWebEngineCore", "QtWidgets", "QtWebEngineWidgets", "QtTest")
     reason = (
         "no browser: pip install PySide6_WebEngine; on Debian also apt-get install libnss3 libegl1"
     )
@@ -32,12 +32,14 @@ def qt() -> Iterator[SimpleNamespace]:
         patch.setenv("QT_QPA_PLATFORM", "offscreen")
         patch.setenv("QTWEBENGINE_DISABLE_SANDBOX", "1")  # which does not start for root
         patch.setenv("QTWEBENGINE_CHROMIUM_FLAGS", "--disable-gpu --disable-audio-output")
-        core, engine, widgets, views = (
+        core, engine, widgets, views, testing = (
             pytest.importorskip(f"PySide6.{name}", reason=reason, exc_type=ImportError)
             for name in names
         )
         application = widgets.QApplication(["browser"])
-        yield SimpleNamespace(core=core, engine=engine, views=views, application=application)
+        yield SimpleNamespace(
+            core=core, engine=engine, views=views, testing=testing, application=application
+        )
 
 
 class Browser:
@@ -80,6 +82,11 @@ class Browser:
         self._page.runJavaScript(f"JSON.stringify({expression}) ?? 'null'", 0, answers.append)
         self.wait_for(lambda: bool(answers))
         return json.loads(answers[0])
+
+    def press(self, key: str) -> None:
+        """A key of the keyboard, by Qt's name for it."""
+        target, code = self._view.focusProxy(), getattr(self._qt.core.Qt.Key, f"Key_{key}")
+        self._qt.testing.QTest.keyClick(target, code)
 
     def wait_for(self, is_done: Callable[[], bool]) -> None:
         end = time.monotonic() + PATIENCE_S
@@ -163,6 +170,16 @@ def test_a_click_on_a_header_sorts_and_another_one_turns_it_round(
             assert browser.ask(HEADER.format(index) + ".ariaSort") == order
     assert browser.ask("document.querySelectorAll('[aria-sort]').length") == 1
     assert browser.console == []
+
+
+def test_it_sorts_by_the_keyboard_too(browser: Browser, shown: Path) -> None:
+    browser.open(shown, 400)
+    browser.ask(HEADER.format(2) + ".querySelector('button').focus()")
+    order = HEADER.format(2) + ".ariaSort"
+    browser.press("Space")
+    browser.wait_for(lambda: browser.ask(order) == "ascending")
+    browser.press("Space")
+    browser.wait_for(lambda: browser.ask(order) == "descending")
 
 
 LOAD_SONGS = "document.querySelectorAll('audio').forEach(song => song.preload = 'auto')"
