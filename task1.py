@@ -74,7 +74,8 @@ def main(settings: Settings) -> None:
         run.stage_done("evaluation")
         models = classical.results_by_model(trials, val_scores)
         chosen = {"best_model": best.name, "models": models, "calibration": calibration}
-        run.write_metrics(val_scores[best.name], test_scores, **chosen)
+        by_song = run.songs(on_val[best.name], on_test, temperature)
+        run.write_metrics(val_scores[best.name], test_scores, **chosen, songs=by_song)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def train_and_report(
         curves=trainer.curves,
         device=str(devices),
         calibration=calibration,
+        songs=run.songs(on_val, on_test, temperature),
         **description,
     )
     interrupted.remove()

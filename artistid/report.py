@@ -1,6 +1,7 @@
 """What a run leaves behind: log, predictions, metrics, figures, and how they came about."""
 
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -22,11 +23,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from artistid import calibration, scoring
-from artistid.dataset import SPLITS, Corpus, Track, split_lists
+from artistid import calibration, page, scoring
+from artistid.dataset import SPLITS, Corpus, Split, Track, split_lists
 from artistid.errors import shown
 from artistid.extraction import Recipe, extract
 from artistid.files import replacing, write_json
+from artistid.predictions import prediction
 from artistid.scoring import Scores
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -108,6 +110,7 @@ class Run:
         self.outputs = outputs
         self.seconds: dict[str, float] = {}  # wall time by stage
         self.left_out: Mapping[Track, str] = {}  # unusable tracks, and why
+        self.figures: list[dict[str, str]] = []  # drawn so far: file, model, what it shows
         self._begin = self._last = time.perf_counter()
 
     def stage_done(self, stage: str) -> None:
@@ -161,15 +164,44 @@ class Run:
         log.info("predictions for %d test songs: %s", len(tests), path)
         if not self._test_is_labelled():
             return None
-        unpredicted = [track for track in self.left_out if track.split == "test"]
-        nothing = np.zeros((len(unpredicted), posteriors.shape[1]))
-        scores = self.score(np.vstack([posteriors, nothing]), [*tests, *unpredicted])
+        unusable = self._unusable_tests()
+        nothing = np.zeros((len(unusable), posteriors.shape[1]))
+        scores = self.score(np.vstack([posteriors, nothing]), [*tests, *unusable])
         log.info("test: top-1 %.3f, top-3 %.3f of %d songs", scores.top1, scores.top3, scores.n)
         return scores
 
     def _test_is_labelled(self) -> bool:
         tests = self.corpus.split("test")
         return bool(tests) and all(track.artist for track in tests)
+
+    def _unusable_tests(self) -> list[Track]:
+        return [track for track in self.left_out if track.split == "test"]
+
+    def songs(
+        self, val: NDArray[Any], test: NDArray[Any], temperature: float
+    ) -> dict[str, list[dict[str, Any]]]:
+        """For the metrics, of each song of val, and of test where its artists are known: whose it
+        is, its file, and the likeliest artists with their probabilities. Posteriors are (songs,
+        artists), not yet calibrated. A test song that could not be used has no "best"."""
+        songs = {"val": self._songs("val", val, temperature)}
+        if self._test_is_labelled():
+            unusable = [self._song(track) for track in self._unusable_tests()]
+            songs["test"] = self._songs("test", test, temperature) + unusable
+        return songs
+
+    def _songs(
+        self, split: Split, posteriors: NDArray[Any], temperature: float
+    ) -> list[dict[str, Any]]:
+        artists = self.corpus.artists
+        rows = calibration.tempered(posteriors, temperature)
+        return [
+            {**self._song(track), "best": prediction(track.path, row, artists).best}
+            for track, row in zip(self.corpus.split(split), rows, strict=True)
+        ]
+
+    def _song(self, track: Track) -> dict[str, Any]:
+        file = Path(os.path.relpath(track.path, self.outputs.results)).as_posix()
+        return {"id": track.id, "artist": track.artist, "file": file}
 
     def score(self, posteriors: NDArray[Any], tracks: Sequence[Track]) -> Scores:
         return scoring.score(posteriors, self.labels(tracks), self.corpus.artists)
@@ -189,12 +221,14 @@ class Run:
             self.corpus.artists,
             f"{model}, {tracks[0].split}: {right:.1%} of {len(tracks)} songs right",
         )
+        self.figures.append({"file": file_name, "model": model, "shows": "confusion matrix"})
 
     def draw_curves(
         self, file_name: str, model: str, curves: Mapping[str, Sequence[float]], kept: int
     ) -> None:
         """How training went; see `draw_curves`."""
         draw_curves(self.outputs.results / file_name, curves, kept, model)
+        self.figures.append({"file": file_name, "model": model, "shows": "training curves"})
 
     def calibrate(
         self, val: NDArray[Any], labels: NDArray[np.intp], test: NDArray[Any]
@@ -217,7 +251,7 @@ class Run:
         return temperature, {"temperature": temperature, **errors}
 
     def write_metrics(self, val: Scores, test: Scores | None, **more: Any) -> None:
-        """Accuracies are fractions of songs."""
+        """Write them, and the page of all tasks with them. Accuracies are fractions of songs."""
         scores = {"val": val} if test is None else {"val": val, "test": test}
         values = {
             "task": self.task,
@@ -229,6 +263,7 @@ class Run:
             "left_out": {track.id: why for track, why in self.left_out.items()},
             **{split: asdict(score) for split, score in scores.items()},
             **more,
+            "figures": self.figures,
             "seconds": self.seconds,
         }
         path = self.outputs.results / f"metrics_{self.task}.json"
@@ -237,8 +272,10 @@ class Run:
             for name, entries in split_lists(self._whole).items():
                 write_json(self.outputs.results / name, entries)
             log.info("the split, for --split: %s", self.outputs.results)
+        page.refresh(path.parent)
         stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
         log.info("metrics and figures: %s (%s)", path.parent, stages)
+        log.info("all tasks compared: %s", path.parent / page.NAME)
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +83,13 @@ def make_course(place: Path, seconds: float = 2.0) -> Path:
 def write_audio(path: Path, samples: NDArray[np.floating], rate: int = RATE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate)
+
+
+def top1_of_songs(metrics: dict[str, Any], split: str) -> float:
+    """The fraction of the songs named in `metrics` whose artist is the likeliest there."""
+    songs = metrics["songs"][split]
+    right = [song for song in songs if song["best"][0][0] == song["artist"]]
+    return len(right) / len(songs)
 
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]

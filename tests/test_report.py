@@ -1,6 +1,6 @@
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -73,6 +73,7 @@ def test_metrics_have_what_others_read(tmp_path: Path) -> None:
         "best_model": "SVM",
     }
     assert metrics["settings"] == {"seed": 3, "cache": "cache"}
+    assert "SVM on statistics of the sound" in (tmp_path / "result/index.html").read_text()
     assert metrics["versions"]["numpy"] == np.__version__
     for split in ("val", "test"):
         assert metrics[split]["n"] == 1
@@ -80,6 +81,47 @@ def test_metrics_have_what_others_read(tmp_path: Path) -> None:
         assert metrics[split]["per_artist"]["abba"]["recall"] == 1
     run.write_metrics(test, None)
     assert "test" not in json.loads((tmp_path / "result/metrics_task1.json").read_text())
+
+
+def test_metrics_have_the_songs_with_calibrated_probabilities(tmp_path: Path) -> None:
+    run = make_run(tmp_path, ["blur", "cher", "abba"])
+    music = tmp_path / "music/a #1? 100% ü.mp3"
+    tracks = [replace(t, path=music) if t.split == "val" else t for t in run.corpus.tracks]
+    run.corpus = replace(run.corpus, tracks=tuple(tracks))
+    lost = run.corpus.split("test")[1]
+    run.left_out = {lost: "is empty"}
+    run.corpus = run.corpus.without([lost])
+    val, test = np.array([[0.1, 0.2, 0.3, 0.4]]), np.array([[0, 1, 0, 0], [0.3, 0.1, 0.4, 0.2]])
+    songs = json.loads(json.dumps(run.songs(val, test, 0.5)))
+    squares = [pytest.approx(square / 30) for square in (16, 9, 4)]  # of 1 to 4 tenths
+    (only,) = songs["val"]
+    assert only == {
+        "id": "v",
+        "artist": "abba",
+        "file": "../music/a #1? 100% ü.mp3",
+        "best": [["dido", squares[0]], ["cher", squares[1]], ["blur", squares[2]]],
+    }
+    assert [song["id"] for song in songs["test"]] == ["001", "003", "002"]
+    assert [song["artist"] for song in songs["test"]] == ["blur", "abba", "cher"]
+    assert songs["test"][0]["best"][0] == ["blur", pytest.approx(1)]
+    assert "best" not in songs["test"][2]
+
+
+def test_songs_of_test_are_left_out_where_their_artists_are_not_known(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [None])
+    assert list(run.songs(np.eye(4)[:1], np.eye(4)[:1], 1.0)) == ["val"]
+
+
+def test_metrics_name_the_figures(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [])
+    val = run.corpus.split("val")
+    run.draw_confusion("c.png", "SVM", np.eye(4)[:1], val)
+    run.draw_curves("d.png", "CNN", {k: [0.5] for k in ("top1", "top3", "loss", "val_loss")}, 0)
+    run.write_metrics(run.score(np.eye(4)[:1], val), None)
+    assert json.loads((tmp_path / "result/metrics_task1.json").read_text())["figures"] == [
+        {"file": "c.png", "model": "SVM", "shows": "confusion matrix"},
+        {"file": "d.png", "model": "CNN", "shows": "training curves"},
+    ]
 
 
 def test_the_log_replaces_the_last_one_only_if_the_run_succeeds(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, Script
+from conftest import PROJECT, Script, top1_of_songs
 
 import task1
 from artistid import cli
@@ -23,7 +23,7 @@ FIGURES = [
     f"{name}_confusion_matrix.png"
     for name in ("KNN", "RandomForest", "SVM", "LDA", "LogisticRegression")
 ]
-RESULTS = [*FIGURES, "metrics_task1.json", "model_task1.skops"]
+RESULTS = [*FIGURES, "index.html", "metrics_task1.json", "model_task1.skops"]
 
 
 def read(path: Path) -> Any:
@@ -44,6 +44,10 @@ def test_task1_from_files_to_a_scored_prediction(run_script: Script, course: Pat
     metrics = read(work / "result/metrics_task1.json")
     assert (metrics["val"]["n"], metrics["test"]["n"]) == (8, 4)
     assert metrics["val"]["top1"] >= 0.75
+    for split in ("val", "test"):
+        assert top1_of_songs(metrics, split) == pytest.approx(metrics[split]["top1"])
+        assert all((work / "result" / song["file"]).is_file() for song in metrics["songs"][split])
+    assert {figure["file"] for figure in metrics["figures"]} == set(FIGURES)
     assert "scikit-learn" in metrics["versions"]  # those that are loaded
     assert "torch" not in metrics["versions"]
     scored = run_script("hw1/count_score.py", course / "test_ans.json", "pred_task1.json")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, Call, Script
+from conftest import PROJECT, Call, Script, top1_of_songs
 
 import task2
 from artistid import cli, melspec, training
@@ -29,6 +29,7 @@ from artistid.parallel import Workers
 RESULTS = [
     "accuracy_curve.png",
     "confusion_matrix_task2.png",
+    "index.html",
     "metrics_task2.json",
     "model_task2.json",
     "model_task2.safetensors",
@@ -82,6 +83,10 @@ def test_from_files_to_a_scored_prediction(run_script: Script, course: Path) -> 
     assert metrics["curves"]["loss"][-1] < 0.8 * metrics["curves"]["loss"][0]
     assert metrics["val"]["top1"] == metrics["curves"]["top1"][metrics["kept_epoch"] - 1]
     assert len(metrics["curves"]["loss"]) == 20
+    for split in ("val", "test"):
+        assert top1_of_songs(metrics, split) == pytest.approx(metrics[split]["top1"])
+    shown = ["confusion_matrix_task2.png", "accuracy_curve.png"]
+    assert {figure["file"] for figure in metrics["figures"]} == set(shown)
     scored = run_script("hw1/count_score.py", course / "test_ans.json", "pred_task2.json")
     assert scored.stdout == f"{metrics['test']['top1']}\n{metrics['test']['top3']}\n"
     again = predictions_of_saved_network(work / "result", course, cache)

@@ -16,6 +16,7 @@ from artistid import cli, musicnn, training
 RESULTS = [
     "accuracy_curve_baseline.png",
     "confusion_matrix_task2_baseline.png",
+    "index.html",
     "metrics_task2_baseline.json",
     "model_task2_baseline.json",
     "model_task2_baseline.safetensors",
@@ -45,6 +46,7 @@ def test_from_files_to_a_scored_prediction(run_script: Script, course: Path) -> 
     assert metrics["encoder"]["weights"] == digest
     assert (metrics["val"]["n"], metrics["test"]["n"]) == (8, 4)
     assert metrics["val"]["top1"] >= 0.75
+    assert "MLP on embeddings of musicnn" in (work / "result/index.html").read_text()
     scored = run_script("hw1/count_score.py", course / "test_ans.json", texts[1])
     assert scored.stdout == f"{metrics['test']['top1']}\n{metrics['test']['top3']}\n"
     model = read(work / "result/model_task2_baseline.json")
