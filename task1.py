@@ -29,7 +29,7 @@ class Settings(cli.CommonSettings):
     """Folds of the cross-validation, where every artist has as many albums (or songs)."""
     repeats: int = 2
     """Times that the cross-validation is repeated with other folds."""
-    refit: bool = False
+    refit: bool = True
     """Train on train and val together before predicting test. Scores on val stay those of train."""
 
     def check(self) -> None:

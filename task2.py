@@ -15,7 +15,7 @@ from functools import partial
 from artistid import cli, devices, melspec, networks, training
 from artistid.augmentation import spec_augment
 from artistid.errors import require_at_least
-from artistid.experiment import train_and_report
+from artistid.experiment import Method, train_and_report
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,15 @@ def main(settings: Settings) -> None:
         with compute.main_first():
             entries = run.extract(melspec.recipe(mel))
         widths = networks.MelCNNSettings(len(run.corpus.artists), mel.n_mels)
-        train_and_report(
-            run,
-            compute,
-            training.initialised(networks.MelCNN, widths, settings, compute),
-            entries,
+        method = Method(
+            partial(training.initialised, networks.MelCNN, widths, settings, compute),
             melspec.NAME,
-            settings,
             crop_frames=round(settings.crop_seconds * mel.frames_per_second),
             augment=partial(spec_augment, n_masks=settings.masks),
             description={"network": asdict(widths), "mel": asdict(mel), "masks": settings.masks},
             curves="accuracy_curve.png",
         )
+        train_and_report(run, compute, method, entries, settings)
 
 
 if __name__ == "__main__":

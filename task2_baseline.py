@@ -10,11 +10,12 @@ if __name__ == "__main__":
     interrupts.end_at_once()  # the imports below take seconds
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from artistid import cli, devices, encoders, networks, training
 from artistid.errors import require_at_least
-from artistid.experiment import train_and_report
+from artistid.experiment import Method, train_and_report
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,15 @@ def main(settings: Settings) -> None:
         with compute.main_first():
             entries = run.extract(found.recipe)
         widths = networks.EmbeddingMLPSettings(len(run.corpus.artists), found.dim)
-        train_and_report(
-            run,
-            compute,
-            training.initialised(networks.EmbeddingMLP, widths, settings, compute),
-            entries,
+        method = Method(
+            partial(training.initialised, networks.EmbeddingMLP, widths, settings, compute),
             encoders.NAME,
-            settings,
             crop_frames=max(1, round(settings.crop_seconds / found.excerpt_seconds)),
             augment=lambda embeddings, _: embeddings,
             description={"network": asdict(widths), "encoder": asdict(found.settings)},
             curves="accuracy_curve_baseline.png",
         )
+        train_and_report(run, compute, method, entries, settings)
 
 
 if __name__ == "__main__":

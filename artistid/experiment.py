@@ -1,6 +1,8 @@
 """What the tasks with a network have in common: train it, save it, score it, draw it."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,74 +11,112 @@ from torch import nn
 from artistid import training
 from artistid.augmentation import Augmentation
 from artistid.checkpoints import FORMAT, ResumeFile, corpus_digest, save_network
-from artistid.dataset import SPLITS, Track
+from artistid.dataset import Split, Track
 from artistid.devices import Devices
 from artistid.excerpts import open_songs
 from artistid.report import Run
-from artistid.training import Examples, Trainer, TrainingSettings
+from artistid.training import Examples, Posteriors, Trainer, TrainingSettings
+
+log = logging.getLogger("artistid")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a task trains, and on what."""
+
+    make_network: Callable[[], nn.Module]  # the same weights each time
+    array: str  # of a cache entry: what the network hears
+    crop_frames: int  # of its rows at a time
+    augment: Augmentation
+    description: Mapping[str, Any]  # all that makes the network what it is besides the settings
+    curves: str  # name of their figure
 
 
 def train_and_report(
     run: Run,
     devices: Devices,
-    network: nn.Module,
+    method: Method,
     entries: Mapping[Track, Path],
-    array: str,
     settings: TrainingSettings,
-    *,
-    crop_frames: int,
-    augment: Augmentation,
-    description: Mapping[str, Any],
-    curves: str,
 ) -> None:
-    """Train `network` on the run's train and val, and leave behind all that a run leaves.
+    """Train on the run's train and val, and leave behind all that a run leaves.
 
-    `array` of each of the cache's `entries` is what it hears, `crop_frames` of its rows at a time.
-    `description` is all that makes the network what it is besides `settings`: it goes into the
-    JSON beside the weights, and a training of another one is not resumed. `curves` is the name
-    of their figure."""
-    tracks = {split: run.corpus.split(split) for split in SPLITS}
-    songs = {
-        split: open_songs([entries[track] for track in own], array, devices.device)
-        for split, own in tracks.items()
-    }
-    train, val = (Examples(songs[split], run.labels(tracks[split])) for split in ("train", "val"))
-    trainer = Trainer(network, train, val, crop_frames, settings, devices, augment)
-    results, task, name = run.outputs.results, run.task, type(network).__name__
-    interrupted = ResumeFile(
-        results / f"model_{task}_resume.pt",
-        {**training.resumable(settings, devices), **description},
-        corpus_digest(run.corpus, entries),
-    )
-    trainer.fit(interrupted)
-    on_val, on_test = (trainer.posteriors(songs[split]) for split in ("val", "test"))
-    if not devices.is_main:
-        return
-    run.stage_done("training")
+    The description goes into the JSON beside the weights, and a training of another one is not
+    resumed."""
+    whole = {**training.resumable(settings, devices), **method.description}
+    corpus = corpus_digest(run.corpus, entries)
+    files = [
+        ResumeFile(run.outputs.results / f"model_{run.task}_{name}.pt", whole, corpus)
+        for name in ("resume", "resume_refit")
+    ]
 
-    run.draw_curves(curves, name, trainer.curves, trainer.kept_epoch)
-    run.draw_confusion(f"confusion_matrix_{task}.png", name, on_val, tracks["val"])
-    temperature, calibration = run.calibrate(on_val, val.labels, on_test)
-    whole = {
+    def examples(*splits: Split) -> Examples:
+        own = [track for split in splits for track in run.corpus.split(split)]
+        songs = open_songs([entries[track] for track in own], method.array, devices.device)
+        return Examples(songs, run.labels(own))
+
+    val = examples("val")
+    test = [entries[track] for track in run.corpus.split("test")]
+    validated = _trainer(method, examples("train"), val, settings, devices)
+    if devices.is_main and not settings.resume:
+        files[1].remove()  # it is of another training
+    validated.fit(files[0])
+    on_val, final = validated.posteriors(val.songs), validated
+    if settings.refit:
+        log.info("now on train and val together; that network predicts test and is saved")
+        as_long = replace(settings, epochs=len(validated.history))
+        final = _trainer(method, examples("train", "val"), None, as_long, devices)
+        final.fit(files[1], may_be_new=True)
+    on_test = final.posteriors(open_songs(test, method.array, devices.device))
+    if devices.is_main:
+        run.stage_done("training")
+        _report(run, method, validated, final.network, on_val, on_test)
+        for file in files:
+            file.remove()
+
+
+def _trainer(
+    method: Method,
+    train: Examples,
+    val: Examples | None,
+    settings: TrainingSettings,
+    devices: Devices,
+) -> Trainer:
+    network = method.make_network()
+    return Trainer(network, train, val, method.crop_frames, settings, devices, method.augment)
+
+
+def _report(
+    run: Run,
+    method: Method,
+    validated: Trainer,
+    network: nn.Module,
+    on_val: Posteriors,
+    on_test: Posteriors,
+) -> None:
+    name, task, val = type(network).__name__, run.task, run.corpus.split("val")
+    run.draw_curves(method.curves, name, validated.curves, validated.kept_epoch)
+    run.draw_confusion(f"confusion_matrix_{task}.png", name, on_val, val)
+    temperature, calibration = run.calibrate(on_val, run.labels(val), on_test)
+    description = {
         "format": FORMAT,
         "task": task,
         "artists": run.corpus.artists,
-        **description,
-        "crop_frames": crop_frames,
+        **method.description,
+        "crop_frames": method.crop_frames,
         "temperature": temperature,
     }
-    save_network(results / f"model_{task}.safetensors", network, whole)
-    val_scores = run.score(on_val, tracks["val"])
+    save_network(run.outputs.results / f"model_{task}.safetensors", network, description)
+    val_scores = run.score(on_val, val)
     test_scores = run.write_test(on_test)
     run.stage_done("evaluation")
     run.write_metrics(
         val_scores,
         test_scores,
-        kept_epoch=trainer.kept_epoch + 1,
-        curves=trainer.curves,
-        device=str(devices),
+        kept_epoch=validated.kept_epoch + 1,
+        curves=validated.curves,
+        device=str(validated.devices),
         calibration=calibration,
         songs=run.songs(on_val, on_test, temperature),
-        **description,
+        **method.description,
     )
-    interrupted.remove()

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -66,6 +66,9 @@ class TrainingSettings:
     """Where to compute; auto: CUDA or MPS where there is one, else the CPU."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware has it, else fp32."""
+    refit: bool = True
+    """Train anew on train and val together for as many epochs: that network predicts test and is
+    saved. Scores on val stay those of the one that has not trained on it."""
     resume: bool = False
     """Go on with a training of the same settings that was stopped."""
 
@@ -123,14 +126,14 @@ class Trainer:
         self,
         network: nn.Module,
         train: Examples,
-        val: Examples,
+        val: Examples | None,
         n_frames: int,
         settings: TrainingSettings,
         devices: Devices,
         augment: Augmentation,
     ) -> None:
         """`n_frames` is the length of a crop; `settings.epochs` may be None; `augment` changes
-        the crops to train on."""
+        the crops to train on. Without `val` the last epoch is kept."""
         self.network = network.to(device=devices.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train, self.val, self.n_frames = train, val, n_frames
@@ -139,7 +142,7 @@ class Trainer:
         self.n_crops = len(covering(train.songs.lengths, n_frames))
         self.epochs = settings.epochs or epochs_for(self.n_crops)
         self.history: list[Epoch] = []
-        self._merits: Merits = np.empty((0, len(val.labels)))
+        self._merits: Merits = np.empty((0, len(val.labels) if val else 0))
         self._kept = _copied(network)
         self._shared = devices.share(network)
         self._optimizer = torch.optim.AdamW(
@@ -152,12 +155,15 @@ class Trainer:
             pct_start=WARM_UP,
         )
 
-    def fit(self, file: ResumeFile) -> None:
-        """Train to the end, from where `file` says with `settings.resume`; then the network has
-        the weights of the epoch to keep. Raises UserError where the loss runs away."""
-        if self.settings.resume:
+    def fit(self, file: ResumeFile, may_be_new: bool = False) -> None:
+        """Train to the end; then the network has the weights of the epoch to keep.
+
+        With `settings.resume` from where `file` says, or, if it `may_be_new`, from the beginning
+        where there is none. Raises UserError where the loss runs away."""
+        exists = self.devices.from_main(file.path.exists())
+        if self.settings.resume and (exists or not may_be_new):
             self._restore(self.devices.from_main(file.load() if self.devices.is_main else {}))
-        elif file.path.exists():
+        elif exists:
             words = "notice: this replaces %s, of a run that was stopped (--resume goes on with it)"
             log.info(words, file.path)
         self._log_plan()
@@ -171,14 +177,15 @@ class Trainer:
                 if self.devices.is_main:
                     file.save(self._state())
         self.network.load_state_dict(self._kept)
-        kept = self.history[self.kept_epoch]
-        scores = (self.kept_epoch + 1, kept.top1, kept.top3, len(self.val.labels))
-        log.info("kept: epoch %d, val top-1 %.3f, top-3 %.3f of %d songs", *scores)
+        if self.val:
+            kept = self.history[self.kept_epoch]
+            scores = (self.kept_epoch + 1, kept.top1, kept.top3, len(self.val.labels))
+            log.info("kept: epoch %d, val top-1 %.3f, top-3 %.3f of %d songs", *scores)
 
     @property
     def kept_epoch(self) -> int:
         """Its number, from 0."""
-        return kept_of(self._merits)
+        return kept_of(self._merits) if self.val else len(self.history) - 1
 
     @property
     def curves(self) -> dict[str, list[float]]:
@@ -199,33 +206,36 @@ class Trainer:
         log.info("%s: %.2f million parameters, on %s", name, millions, self.devices)
         of_artist = np.bincount(self.train.labels)
         log.info(
-            "%d epochs of %d crops; an artist has %d to %d songs in train",
+            "%d epochs of %d crops; an artist has %d to %d songs to train on",
             *(self.epochs, self.n_crops, of_artist.min(), of_artist.max()),
         )
 
     def _lost_patience(self) -> bool:
-        since = len(self.history) - 1 - best_of(self._merits) if self.history else 0
-        return since >= self.settings.patience
+        if not self.history or not self.val:
+            return False
+        return len(self.history) - 1 - best_of(self._merits) >= self.settings.patience
 
     def _run_epoch(self, bar: "tqdm[Any]") -> None:
         begin = time.perf_counter()
         number = len(self.history)
         bar.set_description(f"epoch {number + 1}/{self.epochs}")
         loss = self.train_epoch(number, bar)
-        val_loss, top1, top3 = self._validate()
+        val_loss, top1, top3 = self._validate(self.val) if self.val else (np.nan,) * 3
         epoch = Epoch(loss, val_loss, top1, top3, seconds=time.perf_counter() - begin)
         self.history.append(epoch)
         is_kept = self.kept_epoch == number  # so far
         if is_kept:
             self._kept = _copied(self.network)
-        bar.set_postfix_str(f"loss {loss:.3f}, val top-1 {epoch.top1:.3f}")
-        words = "epoch %3d: loss %.3f; val: loss %.3f, top-1 %.3f, top-3 %.3f; %.1f s%s"
-        log.info(words, number + 1, *astuple(epoch), "  *" if is_kept else "")
+        on_val = f"val: loss {val_loss:.3f}, top-1 {top1:.3f}, top-3 {top3:.3f}; "
+        bar.set_postfix_str(f"loss {loss:.3f}" + f", val top-1 {top1:.3f}" * bool(self.val))
+        words = "epoch %3d: loss %.3f; %s%.1f s%s"
+        mark = "  *" if self.val and is_kept else ""
+        log.info(words, number + 1, loss, on_val if self.val else "", epoch.seconds, mark)
 
-    def _validate(self) -> tuple[float, float, float]:
+    def _validate(self, val: Examples) -> tuple[float, float, float]:
         """`val_loss`, `top1` and `top3` of an `Epoch`; its merits are noted."""
-        labels = self.val.labels
-        posteriors = self.posteriors(self.val.songs)
+        labels = val.labels
+        posteriors = self.posteriors(val.songs)
         right = np.maximum(posteriors[np.arange(len(labels)), labels], 1e-12)
         hits = scoring.ranking(posteriors) == labels[:, np.newaxis]
         top1, top3 = hits[:, 0], hits[:, :3].any(axis=1)
