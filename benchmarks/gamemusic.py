@@ -29,14 +29,14 @@ from typing import IO, Annotated, ClassVar
 import numpy as np
 import soxr
 from numpy.typing import NDArray
-from tqdm import tqdm
 from tyro.conf import Positional
 
-from artistid import cli, parallel
+from artistid import cli, parallel, progress
 from artistid.audio import decode
 from artistid.demo import RATE, write_mp3
 from artistid.errors import UserError
 from artistid.files import folder_beside, write_json
+from artistid.parallel import Workers
 
 TABLE = Path(__file__).with_suffix(".json")
 CUT_S = 60
@@ -51,8 +51,8 @@ INFO_HEADER, INFO_BYTES = bytes.fromhex("fff358c4"), 180  # of a frame at 40 kbi
 INFO_SIDE = bytes(9)  # side information of an empty frame
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(cli.SharedSettings):
     how_to_go_on: ClassVar[str] = "with --debs DIR it keeps the packages that it has fetched"
 
     folder: Annotated[Path, Positional]
@@ -60,15 +60,12 @@ class Settings:
     debs: Path | None = None
     """Folder of the packages; what is missing there is fetched into it and kept. Default: a
     temporary one."""
-    jobs: int = -1
-    """Processes that work at once; -1: one a core."""
 
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""
+        super().check()
         if self.folder.exists():
             raise UserError(f"{self.folder} is there already: delete it or name another folder")
-        if self.jobs == 0:
-            raise UserError("--jobs 0: use a number of processes, or -1 for one a core")
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def main(settings: Settings) -> None:
     with folder_beside(folder) as temporary:
         debs, unpacked, made = (temporary / name for name in ("debs", "unpacked", "made"))
         unpack_all(packages, settings.debs or debs, unpacked)
-        make_corpus(packages, unpacked, made, settings.jobs)
+        make_corpus(packages, unpacked, made, settings.workers)
         made.rename(folder)
     songs = [song for package in packages for song in package.songs]
     print(f"{folder}: {len(songs)} songs by {len({song.artist for song in songs})} artists")
@@ -132,7 +129,7 @@ def unpack_all(packages: Sequence[Package], debs: Path, place: Path) -> None:
         names = ", ".join(package.pinned for package in missing)
         raise UserError(f"no apt-get here, which fetches packages of Debian. {_remedy(names)}")
     size = sum(package.size for package in packages)
-    with tqdm(total=size, desc="packages", unit="B", unit_scale=True, disable=None) as bar:
+    with progress.bar(total=size, desc="packages", unit="B", unit_scale=True) as bar:
         for package in packages:
             if package in missing:
                 fetch(package, debs)
@@ -232,7 +229,7 @@ def _open_data(deb: Path) -> Iterator[tarfile.TarFile]:
 # --- corpus ----------------------------------------------------------------------------------
 
 
-def make_corpus(packages: Sequence[Package], place: Path, folder: Path, jobs: int) -> None:
+def make_corpus(packages: Sequence[Package], place: Path, folder: Path, workers: Workers) -> None:
     """Write audio, lists, answers and terms into `folder`, of what is unpacked in `place`."""
     root = folder / "artist20"
     places = [
@@ -240,7 +237,9 @@ def make_corpus(packages: Sequence[Package], place: Path, folder: Path, jobs: in
         for package in packages
         for song in package.songs
     ]
-    for _ in parallel.run(_convert, places, jobs=jobs, label="songs", unit="song"):
+    for _ in parallel.run(
+        _convert, places, workers=workers, label="songs", unit="song", needs=[place]
+    ):
         pass
     for name, entries in lists(packages).items():
         write_json(folder / name, entries)
