@@ -136,6 +136,10 @@ def test_the_middle_of_each_song_is_in_the_courses_layout(call: Call, tmp_path: 
         "copyright/zip-music.txt",
         "test_ans.json",
     ]
+    train = json.loads((folder / "artist20/train.json").read_text())
+    assert train == ["./train_val/Bob/zip/Long_One.mp3"]
+    assert json.loads((folder / "artist20/val.json").read_text()) == []
+    assert json.loads((folder / "test_ans.json").read_text()) == ["Ann"]
     long = read(folder / "artist20/train_val/Bob/zip/Long_One.mp3")
     short = read(folder / "artist20/test/001.mp3")
     for heard, seconds, pitch_hz, begin_s in ((long, LONG_S, 200, 5), (short, SHORT_S, 400, 0)):
