@@ -10,7 +10,6 @@ Everything follows from one seed; the same seed and VERSION give the same bytes.
 """
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from artistid import parallel
-from artistid.files import TEMPORARY, remove_stale, write_json
+from artistid.files import folder_beside, write_json
 from artistid.parallel import Workers
 
 VERSION = 1  # raise it when the audio changes
@@ -96,16 +95,14 @@ def ensure_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> bool:
     stamp = {"version": VERSION, "seed": seed}
     if _has_stamp(folder, stamp):
         return False
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder.parent)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=TEMPORARY) as temporary:
-        made = Path(temporary) / folder.name
+    with folder_beside(folder) as temporary:
+        made = temporary / folder.name
         make_demo_corpus(made, seed, jobs)
         write_json(made / STAMP, stamp)
         if _has_stamp(folder, stamp):  # another run was faster, and may be reading its own
             return False
         if folder.exists():
-            folder.rename(Path(temporary) / "old")
+            folder.rename(temporary / "old")
         made.rename(folder)
     return True
 
@@ -174,9 +171,14 @@ def _songs(root: Path, seed: int) -> Iterator[tuple[Path, int, int, int]]:
 
 def _write_song(place: tuple[Path, int, int, int], seed: int) -> None:
     path, singer, album, song = place
+    write_mp3(path, synthesize(singer, album, song, seed))
+
+
+def write_mp3(path: Path, samples: NDArray[np.float32]) -> None:
+    """Encode (samples,) at RATE as the course's files are: mono mp3 at 32 kbit/s."""
     soundfile.write(
         path,
-        synthesize(singer, album, song, seed),
+        samples,
         RATE,
         format="MP3",
         bitrate_mode="CONSTANT",

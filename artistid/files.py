@@ -3,6 +3,7 @@
 import json
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,15 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, to make what is then renamed to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY) as temporary:
+        yield Path(temporary)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from artistid.files import replacing, write_json
+from artistid.files import folder_beside, replacing, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -66,3 +66,20 @@ def test_what_a_killed_run_left_is_removed_the_next_day(tmp_path: Path) -> None:
         ".artistid-making-young.txt",
         ".tmp-of-another-program",
     }
+
+
+def test_a_folder_is_made_beside_its_place_and_left_by_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "corpus"
+
+    def make(fault: bool) -> None:
+        with folder_beside(path) as temporary:
+            (temporary / "made").mkdir()
+            if fault:
+                raise RuntimeError("power cut")
+            (temporary / "made").rename(path)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        make(fault=True)
+    assert list(path.parent.iterdir()) == []
+    make(fault=False)
+    assert list(path.parent.iterdir()) == [path]
