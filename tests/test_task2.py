@@ -122,7 +122,7 @@ EFFECTS = {
     "precision": ("fp32", ", fp32, 1 process"),
     "seed": (1, "seed=1"),
 }
-ELSEWHERE = {"patience", "device", "resume"}  # tested in test_training.py, and below
+ELSEWHERE = {"patience", "device", "resume", "refit"}  # tested in test_training.py, and below
 
 
 def test_each_setting_changes_the_curves(
@@ -258,6 +258,52 @@ def test_a_stopped_training_is_gone_on_with_by_the_same_settings_only(
     assert curves == straight
     assert (settings["out"] / "pred_task2.json").read_bytes() == expected
     assert not (settings["out"] / "model_task2_resume.pt").exists()
+
+
+def test_refit_trains_the_network_that_predicts_on_val_too(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture[str], course: Path
+) -> None:
+    weights = settings["out"] / "model_task2.safetensors"
+    curves, screen = outcome(settings, capsys)
+    assert "an artist has 4 to 4 songs to train on" in screen
+    assert "now on train and val together" in screen
+    assert "2 epochs of 24 crops; an artist has 6 to 6 songs to train on" in screen
+    refitted = weights.read_bytes()
+    kept, screen = outcome({**settings, "refit": False}, capsys)
+    assert "now on train and val together" not in screen
+    assert kept == curves  # what val says does not change
+    assert weights.read_bytes() != refitted
+    assert read(settings["out"] / "pred_task2.json") == predictions_of_saved_network(
+        settings["out"], course, settings["cache"]
+    )
+
+
+def test_resumed_while_refitting(
+    settings: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcome(settings, capsys)
+    expected = (settings["out"] / "model_task2.safetensors").read_bytes()
+    save = ResumeFile.save
+
+    def save_and_stop(self: ResumeFile, state: Any) -> None:
+        save(self, state)
+        if self.path.name == "model_task2_resume_refit.pt":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ResumeFile, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        outcome(settings, capsys)
+    monkeypatch.undo()
+    _, screen = outcome({**settings, "resume": True}, capsys)
+    assert "resumed after epoch 2" in screen  # train's were all done
+    assert "resumed after epoch 1" in screen
+    assert (settings["out"] / "model_task2.safetensors").read_bytes() == expected
+    assert not list(settings["out"].glob("*resume*"))
+    (settings["out"] / "model_task2_resume_refit.pt").write_bytes(b"of another training")
+    outcome(settings, capsys)  # begins anew
+    assert (settings["out"] / "model_task2.safetensors").read_bytes() == expected
 
 
 def test_a_new_training_says_that_it_replaces_a_stopped_one(

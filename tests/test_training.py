@@ -51,6 +51,20 @@ def make_trainer(settings: TrainingSettings = SETTINGS, devices: Any = None) -> 
     )
 
 
+def make_refit_trainer(settings: TrainingSettings = SETTINGS) -> Trainer:
+    """On train and val together, as the tasks do before they predict."""
+    trainer = make_trainer(settings)
+    return Trainer(
+        trainer.network,
+        examples(34, 1),
+        None,
+        N_FRAMES,
+        settings,
+        trainer.devices,
+        trainer.augment,
+    )
+
+
 def resume_file(folder: Path) -> ResumeFile:
     return ResumeFile(folder / "resume.pt", {"lr": 1}, "corpus")
 
@@ -297,3 +311,50 @@ def test_a_setting_changes_the_training(tmp_path: Path, change: dict[str, Any]) 
         trainer.fit(resume_file(tmp_path))
         found.append(curves(trainer))
     assert found[0] != found[1]
+
+
+def test_without_val_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    trainer = make_refit_trainer(replace(SETTINGS, epochs=25, patience=1))
+    trainer.fit(resume_file(tmp_path))
+    assert len(trainer.history) == 25
+    assert trainer.kept_epoch == 24
+    assert np.isnan(trainer.curves["top1"]).all()
+    unheard = examples(12, 2)
+    assert training.scoring.top_k(trainer.posteriors(unheard.songs), unheard.labels, 1) >= 0.9
+
+
+def test_a_training_without_val_goes_on_where_it_was_or_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = make_refit_trainer()
+    straight.fit(resume_file(tmp_path / "straight"))
+    settings = replace(SETTINGS, resume=True)
+    begun = make_refit_trainer(settings)
+    begun.fit(resume_file(tmp_path / "begun"), may_be_new=True)
+    assert same(weights(begun), weights(straight))
+
+    save = ResumeFile.save
+
+    def save_and_die(self: ResumeFile, state: dict[str, Any]) -> None:
+        save(self, state)
+        if len(state["history"]) == 2:
+            raise Killed
+
+    monkeypatch.setattr(ResumeFile, "save", save_and_die)
+    with pytest.raises(Killed):
+        make_refit_trainer().fit(resume_file(tmp_path))
+    monkeypatch.undo()
+    epochs = []
+    monkeypatch.setattr(Trainer, "train_epoch", spied(Trainer.train_epoch, epochs))
+    resumed = make_refit_trainer(settings)
+    resumed.fit(resume_file(tmp_path), may_be_new=True)
+    assert epochs == [2, 3]
+    assert same(weights(resumed), weights(straight))
+
+
+def spied(train_epoch: Any, numbers: list[int]) -> Any:
+    def train(self: Trainer, number: int, *more: Any) -> float:
+        numbers.append(number)
+        return float(train_epoch(self, number, *more))
+
+    return train
