@@ -181,21 +181,27 @@ def test_a_disk_that_is_full_for_the_cache_is_one_line(
     assert not (tmp_path / "out" / f"pred_{task}.json").exists()
 
 
+@pytest.mark.parametrize(("free", "file"), [("0", "log.txt"), ("16K", "_confusion_matrix.png")])
 def test_a_disk_that_is_full_for_the_results_leaves_the_old_ones(
-    own_mounts: Shell, course: Path, finished: Mapping[str, Path], tmp_path: Path
+    own_mounts: Shell,
+    course: Path,
+    finished: Mapping[str, Path],
+    tmp_path: Path,
+    free: str,
+    file: str,
 ) -> None:
     out, kept = tmp_path / "out", tmp_path / "kept"
     out.mkdir()
     program = command("task1", course, finished["cache"], out, "--seed", 1)
     full = (
-        f"mount -t tmpfs -o size=2m tmpfs {out}; cp -p {finished['out']}/* {out}; "
-        f"dd if=/dev/zero of={out}/filler bs=1k 2>/dev/null"
+        f"mount -t tmpfs -o size=64m tmpfs {out}; cp -p {finished['out']}/* {out}; "
+        f"dd if=/dev/zero of={out}/filler bs=1k 2>/dev/null; truncate -s -{free} {out}/filler"
     )
     script = f"{shlex.join(program)}; code=$?; cp -rp {out} {kept}; exit $code"
     done = own_mounts(f"set +e; {full}", ["sh", "-c", script])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "No space left on device" in line
+    assert line.endswith(f"{file}: No space left on device")
     (kept / "filler").unlink()
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
         path.name: path.read_bytes() for path in finished["out"].iterdir()
