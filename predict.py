@@ -23,10 +23,9 @@ from artistid.dataset import find_songs
 from artistid.errors import UserError, shown
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(cli.ScreenSettings):
     how_to_go_on: ClassVar[str] = "run it again for the songs that are left"
-
     songs: Annotated[tuple[Path, ...], Positional]
     """Files, folders and patterns such as "Music/*/live/*.mp3"."""
     model: Path | None = None
@@ -43,8 +42,6 @@ class Settings:
     """Folder for these figures."""
     device: devices.DeviceName = "auto"
     """Where to compute; auto: CUDA or MPS where there is one, else the CPU."""
-    quiet: bool = False
-    """Nothing on the screen but results and errors."""
 
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""
@@ -56,7 +53,7 @@ def main(settings: Settings) -> None:
     songs = find_songs(settings.songs)
     path = settings.model or models.newest(Path("result"), Path("result/demo"))
     width = max(len(shown(song.name)) for song in songs)
-    found, refused, names = [], [], Counter[str]()
+    found, refused, drawn = [], [], Counter[str]()
     with devices.start(settings.device, "auto") as compute:
         model = models.load(path, settings.weights, compute)
         if not settings.quiet:
@@ -72,9 +69,7 @@ def main(settings: Settings) -> None:
             found.append(predictions.prediction(song, heard.song, model.artists))
             tqdm.write(found[-1].line(width))
             if settings.timeline:
-                names[song.stem] += 1  # songs of one name have numbers
-                number = f" {names[song.stem]}" if names[song.stem] > 1 else ""
-                figure = settings.out / f"{song.stem}{number}.png"
+                figure = timeline.path_for(song, settings.out, drawn)
                 timeline.draw(figure, heard, model.artists, song.name)
     predictions.write(found, settings.json, settings.csv)
     if refused:

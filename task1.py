@@ -43,10 +43,8 @@ def main(settings: Settings) -> None:
         load = features.SongLoader(run.extract(features.recipe(feature_settings)))
         artists = run.corpus.artists
         train, val, test = (run.corpus.split(split) for split in SPLITS)
-
         folds = classical.make_folds(train, settings.folds, settings.repeats, settings.seed)
         songs, labels = classical.training_songs(train, artists, load, settings.max_excerpts)
-        log.info("top-1 / top-3 by cross-validation on train, %s:", folds.description)
         trials = classical.grid_search(songs, labels, folds, settings.seed, settings.workers)
         run.stage_done("grid search")
 

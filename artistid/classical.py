@@ -321,6 +321,7 @@ def grid_search(
     songs: Songs, labels: NDArray[np.intp], folds: Folds, seed: int, workers: Workers
 ) -> list[Trial]:
     """Try all families; log how each grid point does; train the best of each on all `songs`."""
+    log.info("top-1 / top-3 by cross-validation on train, %s:", folds.description)
     trials = []
     for family in families_for(songs, folds, seed):
         candidates = cross_validate(family, songs, labels, folds, workers)

@@ -28,7 +28,15 @@ DEMO_NOTICE = (
 
 
 @dataclass(frozen=True)
-class SharedSettings:
+class ScreenSettings:
+    """Of every command."""
+
+    quiet: bool = False
+    """Nothing on the screen but results and errors."""
+
+
+@dataclass(frozen=True)
+class SharedSettings(ScreenSettings):
     """Of every command that goes through many files."""
 
     jobs: int = -1
@@ -36,8 +44,6 @@ class SharedSettings:
     dask: str | None = None
     """Address of a Dask scheduler (tcp://MACHINE:8786): its workers do what local processes
     would, on a corpus and a cache that all machines share."""
-    quiet: bool = False
-    """Nothing on the screen but results and errors."""
 
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""

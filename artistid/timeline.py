@@ -1,6 +1,7 @@
 """A figure of a song over time: its waveform, and which artist each stretch of it sounds like."""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from artistid.report import fonts, shortened
 
 MOST_ROWS = 12  # artists; those that no stretch sounds like are left out first
 N_COLUMNS = 1_000  # of the waveform
+
+
+def path_for(song: Path, folder: Path, drawn: Counter[str]) -> Path:
+    """Where in `folder` its figure goes; `drawn` counts names: songs of one name have numbers."""
+    drawn[song.stem] += 1
+    number = f" {drawn[song.stem]}" if drawn[song.stem] > 1 else ""
+    return folder / f"{song.stem}{number}.png"
 
 
 def draw(path: Path, heard: Heard, artists: Sequence[str], name: str) -> None:

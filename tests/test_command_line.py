@@ -91,6 +91,7 @@ def run_on_terminal(command: list[str]) -> str:
     return written.decode()
 
 
+@pytest.mark.slow
 def test_bars_on_a_terminal_only_and_nothing_when_quiet(course: Path, tmp_path: Path) -> None:
     command = task("task1", course, tmp_path, "--jobs", 1)
     on_terminal = run_on_terminal(command)
@@ -129,15 +130,3 @@ def test_whoever_reads_the_results_may_stop_reading(course: Path, tmp_path: Path
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + signal.SIGPIPE
-
-
-def test_the_log_says_when_what_and_with_what(course: Path, tmp_path: Path) -> None:
-    subprocess.run(task("task1", course, tmp_path, "--jobs", 1, "--quiet"), check=True)
-    lines = (tmp_path / "out/log.txt").read_text().splitlines()
-    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", line) for line in lines[:4])
-    for line, words in zip(
-        lines,
-        ("task1, git commit", "versions: python 3.", "settings: ", "corpus tiny: "),
-        strict=False,
-    ):
-        assert words in line

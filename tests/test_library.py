@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -149,6 +150,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 def test_odd_names_go_through_a_whole_run(tmp_path: Path, call: Call) -> None:
     draw = np.random.default_rng(5)
     library = tmp_path / "lib"
@@ -255,23 +257,30 @@ def test_files_that_folders_do_not_tell_are_pointed_to_their_tags(tmp_path: Path
 # --- the split is repeated ---------------------------------------------------------------------
 
 
-@pytest.fixture
-def written(tmp_path: Path, call: Call) -> tuple[Path, Path]:
-    """A library and what a run has left of its split."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a library and what a run has left."""
+    folder = tmp_path_factory.mktemp("finished")
     draw = np.random.default_rng(5)
     for artist in range(2):
         for i in range(6):
-            path = tmp_path / "lib" / f"artist {artist}" / f"album {i // 2}" / f"{i}.wav"
+            path = folder / "lib" / f"artist {artist}" / f"album {i // 2}" / f"{i}.wav"
             write_audio(path, hum(artist, draw, 1.0))
-    options = ("--data", tmp_path / "lib", "--cache", tmp_path / "cache", "--jobs", 1)
-    status, screen, errors = call(task1, *options, "--out", tmp_path / "out", "--seed", 3)
-    assert (status, errors) == (0, "")
-    assert "the split, for --split:" in screen
-    return tmp_path / "lib", tmp_path / "out"
+    places = {"data": folder / "lib", "cache": folder / "cache", "out": folder / "out"}
+    task1.main(task1.Settings(**places, jobs=1, seed=3))
+    return folder
+
+
+@pytest.fixture
+def written(finished: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of the library, and of the folder with its split."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy/lib", tmp_path / "copy/out"
 
 
 def test_a_split_is_written_and_repeated(written: tuple[Path, Path]) -> None:
     folder, out = written
+    assert "the split, for --split:" in (out / "log.txt").read_text()
     first = read_corpus(folder, 3)
     again = [read_corpus(folder, seed, LibrarySettings(split=out)) for seed in range(4)]
     for corpus in again:

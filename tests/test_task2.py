@@ -1,9 +1,6 @@
 """Task 2 as people run it; what all scripts share is tested in test_scripts.py."""
 
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -99,7 +96,7 @@ def test_from_files_to_a_scored_prediction(run_script: Script, course: Path) -> 
 @pytest.fixture
 def settings(course: Path, tmp_path: Path) -> dict[str, Any]:
     places = {"data": course, "out": tmp_path / "out", "cache": tmp_path / "cache"}
-    return {**places, "jobs": 1, "epochs": 2}
+    return {**places, "jobs": 1, "epochs": 2, "refit": False}
 
 
 def outcome(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
@@ -264,18 +261,18 @@ def test_refit_trains_the_network_that_predicts_on_val_too(
     settings: dict[str, Any], capsys: pytest.CaptureFixture[str], course: Path
 ) -> None:
     weights = settings["out"] / "model_task2.safetensors"
-    curves, screen = outcome(settings, capsys)
+    curves, screen = outcome({**settings, "refit": True}, capsys)
     assert "an artist has 4 to 4 songs to train on" in screen
     assert "now on train and val together" in screen
     assert "2 epochs of 24 crops; an artist has 6 to 6 songs to train on" in screen
     refitted = weights.read_bytes()
-    kept, screen = outcome({**settings, "refit": False}, capsys)
-    assert "now on train and val together" not in screen
-    assert kept == curves  # what val says does not change
-    assert weights.read_bytes() != refitted
     assert read(settings["out"] / "pred_task2.json") == predictions_of_saved_network(
         settings["out"], course, settings["cache"]
     )
+    kept, screen = outcome(settings, capsys)
+    assert "now on train and val together" not in screen
+    assert kept == curves  # what val says does not change
+    assert weights.read_bytes() != refitted
 
 
 def test_resumed_while_refitting(
@@ -283,6 +280,7 @@ def test_resumed_while_refitting(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    settings["refit"] = True
     outcome(settings, capsys)
     expected = (settings["out"] / "model_task2.safetensors").read_bytes()
     save = ResumeFile.save
@@ -315,73 +313,12 @@ def test_a_new_training_says_that_it_replaces_a_stopped_one(
     assert "of a run that was stopped (--resume goes on with it)" in screen
 
 
-def test_ctrl_c_says_how_to_go_on(course: Path, tmp_path: Path) -> None:
-    places = ["--data", course, "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
-    command = [sys.executable, PROJECT / "task2.py", *places, "--jobs", "1"]
-    command += ["--epochs", "100000", "--patience", "100000"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for "&"
-    )
-    try:
-        while not (tmp_path / "out/model_task2_resume.pt").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert said.decode().splitlines()[-1] == (
-        "task2.py: stopped; what was extracted is cached; "
-        "run it with --resume to go on after its last whole epoch"
-    )
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model_task2_resume.pt"]
-
-
 # --- long --------------------------------------------------------------------------------------
 
 
 def start(*arguments: object) -> "subprocess.Popen[bytes]":
     command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_resumes_to_the_same_curves(
-    demo_corpus: Path, tmp_path: Path
-) -> None:
-    def task(out: str, *more: object) -> list[object]:
-        places = ("--data", demo_corpus, "--cache", tmp_path / "cache", "--out", tmp_path / out)
-        return [PROJECT / "task2.py", *places, "--epochs", 8, *more]
-
-    assert start(*task("straight")).wait() == 0
-    state = tmp_path / "killed/model_task2_resume.pt"
-    draw = random.Random(2)
-    more: list[object] = []
-    for _ in range(2):
-        process = start(*task("killed", *more))
-        written = state.stat().st_mtime_ns if state.exists() else 0
-        while not state.exists() or state.stat().st_mtime_ns == written:
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0, 1))
-        assert process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "killed/pred_task2.json").exists()
-        more = ["--resume"]
-    assert start(*task("killed", *more)).wait() == 0
-    first, second = (read(tmp_path / x / "metrics_task2.json") for x in ("straight", "killed"))
-    for metrics in (first, second):
-        del metrics["curves"]["seconds"]
-    assert first["curves"] == second["curves"]
-    for name in ("pred_task2.json", "model_task2.safetensors"):
-        assert (tmp_path / "straight" / name).read_bytes() == (
-            tmp_path / "killed" / name
-        ).read_bytes()
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_from_files_to_a_scored_prediction(run_script: Script, course: Path) -> 
 @pytest.fixture
 def settings(course: Path, tmp_path: Path) -> dict[str, Any]:
     places = {"data": course, "out": tmp_path / "out", "cache": tmp_path / "cache"}
-    return {**places, "jobs": 1, "epochs": 2, "encoder": "musicnn"}
+    return {**places, "jobs": 1, "epochs": 2, "encoder": "musicnn", "refit": False}
 
 
 def outcome(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
