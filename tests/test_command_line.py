@@ -9,9 +9,13 @@ import sys
 import termios
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from conftest import PROJECT, Script, make_course
+from conftest import PROJECT, Call, Script, make_course
+
+import predict
+import task1
 
 SCRIPTS = ("task1", "task2", "task2_baseline", "predict")
 BAR = re.compile(r"\d+%\|")
@@ -111,14 +115,15 @@ def test_quiet_keeps_errors(run_script: Script) -> None:
     assert "nowhere: no such folder" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["task1", "predict"])
-def test_colours_on_a_terminal_only(run_script: Script, name: str) -> None:
-    done = run_script(f"{name}.py", "--help")
-    assert ESCAPE not in done.stdout
-    assert "--quiet" in done.stdout
-    done = run_script(f"{name}.py", "--no-such-option")
-    assert done.returncode == 2
-    assert ESCAPE not in done.stderr
+@pytest.mark.parametrize("script", [task1, predict])
+def test_colours_on_a_terminal_only(call: Call, script: ModuleType) -> None:
+    status, printed, errors = call(script, "--help")
+    assert (status, errors) == (0, "")
+    assert "--quiet" in printed
+    assert ESCAPE not in printed
+    status, _, errors = call(script, "--no-such-option")
+    assert status == 2
+    assert ESCAPE not in errors
 
 
 def test_whoever_reads_the_results_may_stop_reading(course: Path, tmp_path: Path) -> None:
