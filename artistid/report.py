@@ -139,11 +139,15 @@ class Run:
             log.info("notice: %s %s; what is there is used", shown(track.path), note)
         if not settings.skip_bad:
             found.require_all()
-        for track, why in found.refused.items():
+        refused = dict(found.refused)
+        if self._whole.is_split_here:  # a course's lists are not ours to change
+            for track in self.corpus.orphaned_by(refused):
+                refused[track] = f"is by {track.artist}, of whom nothing is left to train on"
+        for track, why in refused.items():
             unpredicted = "; it gets no prediction" if track.split == "test" else ""
-            log.info("left out: %s %s%s", shown(track.path), why, unpredicted)
-        self.left_out = found.refused
-        self.corpus = self.corpus.without(found.refused)
+            log.info("left out: %s %s%s", shown(track.path), shown(why), unpredicted)
+        self.left_out = refused
+        self.corpus = self.corpus.without(refused)
         self.stage_done(recipe.name)
         if found.heard_s:
             speed = found.heard_s / self.seconds[recipe.name]

@@ -186,6 +186,26 @@ def write_audio_at(path: Path, samples: np.ndarray) -> None:
         soundfile.write(file, samples, 16000, format="WAV")
 
 
+def test_an_artist_of_whom_nothing_is_left_to_train_on_is_left_out(
+    written: tuple[Path, Path], call: Call
+) -> None:
+    folder, out = written
+    for artist in ("x", "y", "z"):  # three, so that two are left
+        shutil.copytree(folder / "artist 0", folder / artist)
+    split = {name: json.loads((out / f"{name}.json").read_text()) for name in SPLITS}
+    for name, entries in split.items():
+        entries += [f.replace("artist 0", a) for f in entries if "artist 0" in f for a in "xyz"]
+        (out / f"{name}.json").write_text(json.dumps(entries))
+    for entry in split["train"]:
+        if entry.startswith("./x/"):
+            (folder / entry).write_bytes(b"")
+    options = ("--data", folder, "--split", out, "--jobs", 1, "--cache", out / "cache")
+    status, screen, errors = call(task1, *options, "--out", out, "--skip-bad")
+    assert (status, errors) == (0, "")
+    assert screen.count("is by x, of whom nothing is left to train on") == 4
+    assert json.loads((out / "train.json").read_text()) == split["train"]  # as it was
+
+
 # --- by tags -----------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 from artistid import parallel, progress
+from artistid.errors import UserError
 from artistid.parallel import Workers
 
 
@@ -67,6 +68,15 @@ def test_the_bar_says_how_much_faster_than_real_time(monkeypatch: pytest.MonkeyP
     assert "musicnn: 100%" in last
     assert "40 x real time" in last
     assert "3/3" in last
+
+
+def die(_: int) -> None:
+    os._exit(1)
+
+
+def test_a_process_that_is_killed_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"a process was killed, .* use fewer --jobs"):
+        list(parallel.run(die, range(4), workers=Workers(2), label="x", unit="x"))
 
 
 def interrupts_are_blocked(_: int) -> bool:

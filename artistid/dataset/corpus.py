@@ -50,6 +50,13 @@ class Corpus:
     def with_warning(self, warning: str) -> "Corpus":
         return replace(self, warnings=(*self.warnings, warning))
 
+    def orphaned_by(self, left_out: Iterable[Track]) -> list[Track]:
+        """The other tracks by artists who have nothing to train on then."""
+        gone = set(left_out)
+        rest = [track for track in self.tracks if track not in gone]
+        known = {track.artist for track in rest if track.split == "train"}
+        return [track for track in rest if track.artist and track.artist not in known]
+
     def without(self, left_out: Iterable[Track]) -> "Corpus":
         """The corpus less some tracks. Raises CorpusError where it is none any more."""
         gone = set(left_out)
