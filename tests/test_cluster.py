@@ -22,6 +22,7 @@ from artistid.errors import UserError
 from artistid.parallel import Workers
 
 N_WORKERS = 3
+PATIENCE_S = 300
 FAILURES = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
 
 
@@ -41,6 +42,20 @@ def dask(folder: Path, *arguments: object) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=log,
         )
+
+
+@pytest.fixture(autouse=True)
+def patience() -> Iterator[None]:
+    """Ends a test that waits for a cluster for ever."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -127,7 +142,8 @@ def test_what_the_cluster_lacks_is_named(cluster: Cluster, monkeypatch: pytest.M
         ran(pid_and_square, cluster, needs=(PROJECT, Path("/no/such/corpus")))
     with pytest.raises(UserError, match="workers die of 7, one after another"):
         ran(kill_the_worker, cluster)
-    Timer(1, cluster.workers[-1].kill).start()  # the only one left
+    for worker in cluster.workers:  # one of them is left
+        Timer(1, worker.kill).start()
     with pytest.raises(UserError, match="the cluster went away; run it again"):
         ran(forever, cluster)
     with pytest.raises(UserError, match="the scheduler has no workers; start some"):
