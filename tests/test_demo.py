@@ -14,6 +14,7 @@ from artistid.parallel import Workers
 from artistid.scoring import top_k
 
 
+@pytest.mark.slow
 def test_layout_and_sizes(demo_corpus: Path) -> None:
     corpus = read_corpus(demo_corpus)
     sizes = [len(corpus.split(split)) for split in ("train", "val", "test")]
@@ -91,6 +92,7 @@ def test_a_song_split_scores_higher_than_the_album_split(demo_corpus: Path, tmp_
             assert by_song >= by_album + 0.2, family.name
 
 
+@pytest.mark.slow
 def test_the_notice_is_kept(demo_corpus: Path) -> None:
     corpus = read_corpus(demo_corpus)
     assert corpus.with_warning("x") == replace(corpus, warnings=("x",))
