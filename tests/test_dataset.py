@@ -71,6 +71,10 @@ BAD = {
     "parent": ({"train": [A, B, "./train_val/../../x.mp3"]}, "leads out of the corpus"),
     "absolute": ({"train": [A, B, "/etc/passwd"]}, "leads out of the corpus"),
     "missing": ({"train": [A, B, "./train_val/a/b/no.mp3"]}, r"no\.mp3': no such file"),
+    "too long": (
+        {"train": [A, B, f"./train_val/abba/one/{'x' * 300}"]},
+        r"xxx': file name too long",
+    ),
     "twice": ({"train": [A, B, A]}, "song 1.mp3 is listed 2 times"),
     "twice, spelt differently": ({"train": [A, B, A[2:]]}, "song 1.mp3 is listed 2 times"),
     "both": ({"train": [A, B, VAL]}, r"歌\.mp3 is in train\.json and in val\.json"),

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import time
 from pathlib import Path
@@ -36,6 +37,12 @@ def test_the_file_is_not_there_until_it_is_whole(tmp_path: Path) -> None:
 def test_names_stay_readable_in_json(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", ["周杰倫"])
     assert "周杰倫" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_a_name_in_another_encoding_comes_back_from_json(tmp_path: Path) -> None:
+    name = os.fsdecode(b"Bj\xf6rk")
+    write_json(tmp_path / "a.json", {"周": name})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"周": name}
 
 
 def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> None:

@@ -282,26 +282,27 @@ def test_resumed_while_refitting(
 ) -> None:
     settings["refit"] = True
     outcome(settings, capsys)
-    expected = (settings["out"] / "model_task2.safetensors").read_bytes()
+    weights = settings["out"] / "model_task2.safetensors"
+    expected = weights.read_bytes()
     save = ResumeFile.save
 
     def save_and_stop(self: ResumeFile, state: Any) -> None:
         save(self, state)
-        if self.path.name == "model_task2_resume_refit.pt":
+        if self.path.name == stopped:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(ResumeFile, "save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        outcome(settings, capsys)
-    monkeypatch.undo()
-    _, screen = outcome({**settings, "resume": True}, capsys)
-    assert "resumed after epoch 2" in screen  # train's were all done
-    assert "resumed after epoch 1" in screen
-    assert (settings["out"] / "model_task2.safetensors").read_bytes() == expected
-    assert not list(settings["out"].glob("*resume*"))
-    (settings["out"] / "model_task2_resume_refit.pt").write_bytes(b"of another training")
-    outcome(settings, capsys)  # begins anew
-    assert (settings["out"] / "model_task2.safetensors").read_bytes() == expected
+    # what another training has left is none of this one's, wherever this one is stopped
+    for stopped in ("model_task2_resume.pt", "model_task2_resume_refit.pt"):
+        (settings["out"] / "model_task2_resume_refit.pt").write_bytes(b"of another training")
+        monkeypatch.setattr(ResumeFile, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            outcome(settings, capsys)
+        monkeypatch.setattr(ResumeFile, "save", save)
+        _, screen = outcome({**settings, "resume": True}, capsys)
+        assert "resumed after epoch 1" in screen
+        assert ("resumed after epoch 2" in screen) == stopped.endswith("refit.pt")
+        assert weights.read_bytes() == expected
+        assert not list(settings["out"].glob("*resume*"))
 
 
 def test_a_new_training_says_that_it_replaces_a_stopped_one(
