@@ -35,9 +35,6 @@ UNEXPECTED = (  # what comes of JSON with other contents than ours
     TypeError,
     ValueError,
 )
-TEMPLATE = jinja2.Environment(
-    autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-).from_string((Path(__file__).parent / "data" / "page.html").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def refresh(results: Path) -> None:
     corpus = newest.corpus if newest else "none"
     compared = [result for result in usable if result.corpus == corpus]
     splits = [_split(name, compared) for name in SPLITS if any(name in r.scores for r in compared)]
-    text = TEMPLATE.render(
+    text = _template().render(
         corpus=corpus,
         results=compared,
         splits=splits,
@@ -120,6 +117,13 @@ def refresh(results: Path) -> None:
     with replacing(results / NAME) as temporary:
         # names of files that are no UTF-8 have what can't be written: "?" stands for it
         temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def _template() -> jinja2.Template:
+    template = (Path(__file__).parent / "data" / "page.html").read_text(encoding="utf-8")
+    return jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(template)
 
 
 def _metrics(results: Path, task: str) -> Path:

@@ -92,6 +92,12 @@ def top1_of_songs(metrics: dict[str, Any], split: str) -> float:
     return len(right) / len(songs)
 
 
+def command(task: str, data: Path, folder: Path, *options: object) -> list[str]:
+    """A task's command line, for which `folder` has a cache and results."""
+    places = ("--data", data, "--cache", folder / "cache", "--out", folder / "out", *options)
+    return [sys.executable, *map(str, (PROJECT / f"{task}.py", *places))]
+
+
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 Call = Callable[..., tuple[int, str, str]]
 

@@ -15,7 +15,7 @@ from typing import Any
 import distributed
 import numpy as np
 import pytest
-from conftest import PROJECT, make_course
+from conftest import PROJECT, command, make_course
 
 from artistid import parallel
 from artistid.errors import UserError
@@ -88,11 +88,6 @@ def wait_for(condition: Callable[..., Any], seconds: float = 60) -> None:
 
 def entries(cache: Path) -> list[Path]:
     return list(cache.glob("??/[!.]*"))
-
-
-def command(script: str, data: Path, folder: Path, *options: object) -> list[str]:
-    places = ("--data", data, "--cache", folder / "cache", "--out", folder / "out")
-    return [sys.executable, *map(str, (PROJECT / script, *places, *options))]
 
 
 def pid_and_square(x: int) -> tuple[int, int]:
@@ -176,9 +171,9 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
     cluster: Cluster, demo_corpus: Path, tmp_path: Path
 ) -> None:
     local, far = tmp_path / "local", tmp_path / "far"
-    subprocess.run(command("task1.py", demo_corpus, local, "--quiet"), check=True)
+    subprocess.run(command("task1", demo_corpus, local, "--quiet"), check=True)
     options = ("--dask", cluster.address, "--quiet")
-    process = subprocess.Popen(command("task1.py", demo_corpus, far, *options))
+    process = subprocess.Popen(command("task1", demo_corpus, far, *options))
     wait_for(lambda: len(entries(far / "cache")) > 60 or process.poll() is not None)
     cluster.workers[0].send_signal(signal.SIGKILL)
     assert process.wait() == 0
@@ -201,7 +196,7 @@ def test_embeddings_of_a_cluster_are_those_of_this_machine(
     course = make_course(tmp_path, seconds=4.0)
     for name, options in (("local", ()), ("far", ("--dask", cluster.address))):
         settings = ("--encoder", "musicnn", "--epochs", 1, "--quiet", *options)
-        run = command("task2_baseline.py", course, tmp_path / name, *settings)
+        run = command("task2_baseline", course, tmp_path / name, *settings)
         subprocess.run(run, check=True)
     local, far = (
         {p.name: p.read_bytes() for p in entries(tmp_path / name / "cache")}

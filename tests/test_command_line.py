@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import PROJECT, Call, Script, make_course
+from conftest import PROJECT, Call, Script, command, make_course
 
 import predict
 import task1
@@ -27,16 +27,11 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_course(tmp_path_factory.mktemp("course"), seconds=4.0)
 
 
-def task(name: str, data: Path, folder: Path, *more: object) -> list[str]:
-    places = ["--data", data, "--cache", folder / "cache", "--out", folder / "out", *more]
-    return [sys.executable, str(PROJECT / f"{name}.py"), *map(str, places)]
-
-
-def interrupted(command: list[str], after_s: float, line: str = "") -> tuple[int, str, float]:
+def interrupted(run: list[str], after_s: float, line: str = "") -> tuple[int, str, float]:
     """Ctrl-C, which reaches all processes of a terminal, so many seconds after `line` is on the
     screen: exit status, errors, and the seconds until the end."""
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout
     while line and line not in process.stdout.readline():
@@ -50,8 +45,7 @@ def interrupted(command: list[str], after_s: float, line: str = "") -> tuple[int
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_ctrl_c_while_a_script_is_loading(name: str) -> None:
-    command = [sys.executable, str(PROJECT / f"{name}.py")]
-    status, errors, _ = interrupted(command, 0.3)
+    status, errors, _ = interrupted([sys.executable, str(PROJECT / f"{name}.py")], 0.3)
     assert (status, errors) == (130, f"\n{name}.py: stopped; nothing was begun\n")
 
 
@@ -69,17 +63,17 @@ def test_ctrl_c_while_a_script_is_loading(name: str) -> None:
 def test_ctrl_c_ends_at_once_and_says_what_is_kept(
     course: Path, tmp_path: Path, name: str, line: str, kept: str, after_s: float
 ) -> None:
-    status, errors, seconds = interrupted(task(name, course, tmp_path), after_s, line)
+    status, errors, seconds = interrupted(command(name, course, tmp_path), after_s, line)
     assert status == 130
     assert re.fullmatch(rf"\n{name}\.py: stopped; .*{re.escape(kept)}.*\n", errors)
     assert seconds < 3
 
 
-def run_on_terminal(command: list[str]) -> str:
+def run_on_terminal(run: list[str]) -> str:
     """All that it writes to the screen."""
     screen, its_end = pty.openpty()
     termios.tcsetwinsize(its_end, (40, 120))
-    process = subprocess.Popen(command, stdout=its_end, stderr=its_end, stdin=its_end)
+    process = subprocess.Popen(run, stdout=its_end, stderr=its_end, stdin=its_end)
     os.close(its_end)
     written = b""
     while True:
@@ -97,15 +91,15 @@ def run_on_terminal(command: list[str]) -> str:
 
 @pytest.mark.slow
 def test_bars_on_a_terminal_only_and_nothing_when_quiet(course: Path, tmp_path: Path) -> None:
-    command = task("task1", course, tmp_path, "--jobs", 1)
-    on_terminal = run_on_terminal(command)
+    run = command("task1", course, tmp_path, "--jobs", 1)
+    on_terminal = run_on_terminal(run)
     assert BAR.search(on_terminal)
     assert "best by cross-validation" in on_terminal
-    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    piped = subprocess.run(run, capture_output=True, text=True, check=True)
     assert not BAR.search(piped.stdout + piped.stderr)
     assert "\r" not in piped.stdout
     assert piped.stderr == ""
-    assert run_on_terminal([*command, "--quiet"]) == ""
+    assert run_on_terminal([*run, "--quiet"]) == ""
     assert "best by cross-validation" in (tmp_path / "out/log.txt").read_text()
 
 
@@ -127,8 +121,8 @@ def test_colours_on_a_terminal_only(call: Call, script: ModuleType) -> None:
 
 
 def test_whoever_reads_the_results_may_stop_reading(course: Path, tmp_path: Path) -> None:
-    command = task("task1", course, tmp_path, "--jobs", 1)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    run = command("task1", course, tmp_path, "--jobs", 1)
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr
         process.stdout.readline()

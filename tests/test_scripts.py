@@ -4,13 +4,12 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, Script, top1_of_songs
+from conftest import Script, command, top1_of_songs
 
 import task1
 from artistid import classical, cli
@@ -233,14 +232,9 @@ def test_without_a_corpus_it_is_the_demo_and_says_so(
 # --- long --------------------------------------------------------------------------------------
 
 
-def start_task1(data: Path, cache: Path, out: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, PROJECT / "task1.py", "--data", data, "--cache", cache, "--out", out]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-
-
 @pytest.mark.slow
 def test_real_music_reaches_what_it_should(gamemusic: Path, tmp_path: Path) -> None:
-    assert start_task1(gamemusic, tmp_path / "cache", tmp_path / "out").wait() == 0
+    subprocess.run(command("task1", gamemusic, tmp_path, "--quiet"), check=True)
     metrics = read(tmp_path / "out/metrics_task1.json")
     assert metrics["val"]["top1"] >= 0.70
     assert metrics["test"]["top1"] >= 0.58
