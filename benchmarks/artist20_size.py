@@ -2,13 +2,13 @@
 
     python3 -m benchmarks.artist20_size [--songs 949] [--steps 200] [--device cuda]
 
-The log-mels are made up, of the right shape: songs of 4 minutes at 16 kHz. Peak memory is that of
-the GPU where there is one, else of the process. With `--steps` an epoch is worked out from so many.
+The log-mels are made up, of the right shape: songs of 4 minutes at 16 kHz.
 """
 
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +20,27 @@ from tqdm import tqdm
 from artistid import cache, devices, training
 from artistid.augmentation import spec_augment
 from artistid.cache import Entry
+from artistid.devices import DeviceName, Precision
 from artistid.excerpts import open_songs
 from artistid.melspec import NAME, MelSettings
 from artistid.networks import MelCNN, MelCNNSettings
+from benchmarks.measured import Measured, brief
+from benchmarks.ways import Way
 
 N_ARTISTS = 20
 SONG_S = 240.0
 
 
 @dataclass(frozen=True)
-class Settings(training.TrainingSettings):
+class Settings:
     songs: int = 949
     """Songs of train."""
-    steps: int | None = None
-    """Steps to time. Default: a whole epoch."""
+    steps: int = 200
+    """Steps to time, of which an epoch is worked out."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+    precision: Precision = "auto"
+    """bf16, fp32, or auto."""
 
 
 def make_entries(folder: Path, n_songs: int, mel: MelSettings) -> list[Path]:
@@ -52,32 +59,60 @@ def peak_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def main(settings: Settings) -> None:
-    mel = MelSettings()
-    n_frames = round(settings.crop_seconds * mel.frames_per_second)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        devices.start(settings.device, settings.precision) as place,
-    ):
-        songs = open_songs(make_entries(Path(folder), settings.songs, mel), NAME, place.device)
-        examples = training.Examples(songs, np.arange(settings.songs) % N_ARTISTS)
-        widths = MelCNNSettings(N_ARTISTS, mel.n_mels)
-        network = training.initialised(MelCNN, widths, settings, place)
-        trainer = training.Trainer(
-            network, examples, examples, n_frames, settings, place, spec_augment
-        )
-        n_steps = len(trainer.own_batches(0))
-        steps = min(settings.steps or n_steps, n_steps)
-        trainer.train_epoch(0, steps=5)
-        begin = time.perf_counter()
-        trainer.train_epoch(1, steps=steps)
-        seconds = (time.perf_counter() - begin) * n_steps / steps
-        print(f"{settings.songs} songs of {SONG_S:.0f} s, {type(songs).__name__}, on {place}")
-        print(
-            f"{trainer.n_crops} crops an epoch: {seconds:.1f} s, {trainer.n_crops / seconds:.0f}/s"
-        )
-        print(f"peak memory: {peak_mib(place.device):.0f} MiB")
+@dataclass(frozen=True)
+class Epoch:
+    conditions: str
+    crops: int
+    seconds: float
+    peak_mib: float
+
+
+def epoch_of(settings: Settings) -> Callable[[], Epoch]:
+    def run() -> Epoch:
+        mel, train = MelSettings(), training.TrainingSettings()
+        n_frames = round(train.crop_seconds * mel.frames_per_second)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            devices.start(settings.device, settings.precision) as place,
+        ):
+            songs = open_songs(make_entries(Path(folder), settings.songs, mel), NAME, place.device)
+            examples = training.Examples(songs, np.arange(settings.songs) % N_ARTISTS)
+            widths = MelCNNSettings(N_ARTISTS, mel.n_mels)
+            network = training.initialised(MelCNN, widths, train, place)
+            trainer = training.Trainer(
+                network, examples, None, n_frames, train, place, spec_augment
+            )
+            n_steps = len(trainer.own_batches(0))
+            steps = min(settings.steps, n_steps)
+            trainer.train_epoch(0, steps=5)
+            begin = time.perf_counter()
+            trainer.train_epoch(1, steps=steps)
+            seconds = (time.perf_counter() - begin) * n_steps / steps
+            where = f"{type(songs).__name__}, on {place}"
+            return Epoch(where, trainer.n_crops, seconds, peak_mib(place.device))
+
+    return run
+
+
+def measure(settings: Settings) -> Measured:
+    epoch = Way(epoch_of, settings).run().value
+    return Measured(
+        "An epoch of artist20's size",
+        f"python3 -m benchmarks.artist20_size --songs {settings.songs}",
+        f"Task 2 on {settings.songs} made-up songs of {SONG_S:.0f} s ({epoch.conditions}); an "
+        f"epoch worked out from {settings.steps} steps. Memory is the GPU's where there is "
+        "one, else the process'.",
+        [
+            ["crops an epoch", "s an epoch", "crops a second", "peak memory, MiB"],
+            [
+                f"{epoch.crops:,}",
+                brief(epoch.seconds),
+                brief(epoch.crops / epoch.seconds),
+                f"{epoch.peak_mib:,.0f}",
+            ],
+        ],
+    )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    print(measure(tyro.cli(Settings, description=__doc__)))

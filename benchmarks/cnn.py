@@ -1,16 +1,15 @@
 """Training of task 2's network, against the way such homeworks train theirs.
 
-    python3 -m benchmarks.cnn --data CORPUS [--songs 16] [--rounds 3]
+    python3 -m benchmarks.cnn [--data gamemusic] [--songs 16] [--rounds 3]
 
 Theirs: a Dataset that decodes the whole mp3 each time it is asked, batches of 4 padded to the
 longest, mel spectrograms on the fly (16 kHz, n_fft 512, 96 bands), the five-block FCN of Choi et
 al. 2016 (arXiv 1606.00298), Adam. Ours: an epoch of task 2, log-mels cached before.
-Both on the same songs, device and threads, in turn, each in a process of its own as it would be;
-medians over the rounds, after a warm-up.
+Both on the same songs, device and threads, in turn, each in a process of its own as it would be,
+after a warm-up.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,24 +26,27 @@ from tqdm import tqdm
 
 from artistid import training
 from artistid.augmentation import spec_augment
-from artistid.cli import CommonSettings
 from artistid.dataset import Track, read_corpus
 from artistid.devices import Devices, Precision
 from artistid.excerpts import MappedSongs, open_songs
 from artistid.extraction import extract
 from artistid.melspec import NAME, LogMel, MelSettings, recipe
 from artistid.networks import MelCNN, MelCNNSettings
-from artistid.report import table
+from artistid.parallel import Workers
 from artistid.scoring import labels_of
+from benchmarks.measured import CACHE, GAMEMUSIC, Measured, Ratio, brief, spread
 from benchmarks.ways import Way
 
 CHANNELS = (64, 128, 128, 128, 64)
 POOLS = ((4, 2), (4, 2), (4, 2), (5, 3), (4, 4))  # over frames, over bands
+HOMEWORK = "homework, fp32"
 HOMEWORK_MEL = MelSettings(n_fft=512, hop=256, n_mels=96)
 
 
 @dataclass(frozen=True)
-class Settings(CommonSettings):
+class Settings:
+    data: Path = GAMEMUSIC
+    """The corpus."""
     songs: int = 16
     """Songs of train to use."""
     rounds: int = 3
@@ -121,42 +123,44 @@ def our_epoch(entries: list[Path], labels: Any, precision: Precision) -> Callabl
     return epoch
 
 
-def main(settings: Settings) -> None:
-    corpus = read_corpus(settings.data or Path("hw1"), settings.seed, settings)
-    draw = np.random.default_rng(settings.seed)
+def measure(settings: Settings) -> Measured:
+    corpus = read_corpus(settings.data)
     train = corpus.split("train")
-    tracks = [train[i] for i in draw.permutation(len(train))[: settings.songs]]
+    tracks = [train[i] for i in np.random.default_rng(0).permutation(len(train))[: settings.songs]]
     labels = labels_of([track.artist for track in tracks], corpus.artists)
     mel = MelSettings()
-    begin = time.perf_counter()
-    extraction = extract(tracks, recipe(mel), settings.cache, settings.workers)
+    extraction = extract(tracks, recipe(mel), CACHE, Workers())
     extraction.require_all()
-    once = time.perf_counter() - begin
     entries = list(extraction.entries.values())
     audio_s = MappedSongs(entries, NAME).lengths.sum() / mel.frames_per_second
 
     devices = Devices("auto", "auto")
-    ways = {"homework, fp32": Way(homework_epoch, tracks, labels)}
+    ways = {HOMEWORK: Way(homework_epoch, tracks, labels)}
     for precision in dict.fromkeys(("fp32", devices.precision)):
         ways[f"task 2, {precision}"] = Way(our_epoch, entries, labels, precision)
     for way in ways.values():  # to warm up
         way.run()
     rounds = [
         {name: way.run().seconds for name, way in ways.items()}
-        for _ in tqdm(range(settings.rounds), desc="rounds", disable=None)
+        for _ in tqdm(range(settings.rounds), desc="cnn", unit="round", disable=None)
     ]
-    print(f"{corpus.name}: {len(tracks)} songs, {audio_s:.0f} s of audio an epoch, on {devices}")
-    print(f"log-mels of all, once: {once:.1f} s (less where they were cached)")
-    rows = [["way", "s an epoch", "s of audio a second", "homework / this", "range"]]
+    rows = [["way", "s an epoch", "s of audio a second", "homework / this", "from, to"]]
+    ratios = {name: [times[HOMEWORK] / times[name] for times in rounds] for name in ways}
     for name in ways:
-        own = [times[name] for times in rounds]
-        ratios = [times["homework, fp32"] / times[name] for times in rounds]
-        median = statistics.median(own)
-        spread = f"{min(ratios):.1f}-{max(ratios):.1f}"
-        values = (f"{median:.2f}", f"{audio_s / median:.0f}", f"{statistics.median(ratios):.1f}")
-        rows.append([name, *values, spread])
-    print(table(rows))
+        median = statistics.median(times[name] for times in rounds)
+        ratio = brief(statistics.median(ratios[name]))
+        row = [name, brief(median), brief(audio_s / median), ratio, spread(ratios[name])]
+        rows.append(row)
+    return Measured(
+        "Training the CNN",
+        f"python3 -m benchmarks.cnn --data {settings.data}",
+        f"{len(tracks)} songs, {audio_s:,.0f} s of audio an epoch, on {devices}. The homework "
+        "decodes each mp3 every epoch, pads batches of 4 to the longest, and trains the network of "
+        f"Choi et al. 2016. Median of {settings.rounds} rounds, each in a process of its own.",
+        rows,
+        [Ratio(f"training: {HOMEWORK} / {name}", ratios[name]) for name in ways][1:],
+    )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    print(measure(tyro.cli(Settings, description=__doc__)))

@@ -4,9 +4,9 @@
 
 Without weights, random ones of full size. The official code needs einops and transformers 4;
 of torchaudio, where it can't be imported, its two transforms are stood in for. Each in a process of
-its own, in turn, on the same noise; medians over the rounds, after a warm-up. "cosine" is that of
-the embeddings (mean over time) with the official ones, else with our float32 ones; "difference"
-the largest of the hidden state, in shares of its peak.
+its own, in turn, on the same noise, after a warm-up. "cosine" is that of the embeddings (mean over
+time) with the official ones, else with our float32 ones; "difference" the largest of the hidden
+state, in shares of its peak.
 """
 
 import json
@@ -26,8 +26,9 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from artistid.report import table
+from benchmarks.measured import Measured, Ratio, brief, spread
 from benchmarks.ways import Way
 from musicfm import load_checkpoint
 from musicfm.checkpoint import MEAN, OFFICIAL, STD, official_shapes
@@ -46,7 +47,7 @@ class Settings:
     """Checkpoint, with its statistics beside it. Default: random weights."""
     seconds: tuple[int, ...] = (30, 120)
     """Lengths of audio."""
-    layers: tuple[int, ...] = (7, 12)
+    layers: tuple[int, ...] = (7,)
     """Layers whose output is wanted."""
     rounds: int = 3
     """Times that each is run."""
@@ -54,7 +55,7 @@ class Settings:
     """Where to compute."""
 
 
-def main(settings: Settings) -> None:
+def measure(settings: Settings) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         weights = settings.weights or random_checkpoint(Path(folder) / "pretrained_random.pt")
         ways: dict[str, Way] = {}
@@ -62,37 +63,55 @@ def main(settings: Settings) -> None:
             ways["official, fp32"] = Way(official, settings.official, weights, settings.device)
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             ways[f"ours, {name}"] = Way(ours, weights, settings.device, dtype)
-        rows = [["audio", "layer", "way", "s", "CPU s", "x real time", "times faster", "CPU"]]
+        rows = [["audio", "layer", "way", "times real time", "faster", "from, to", "less CPU time"]]
         rows[0] += ["cosine", "difference"]
+        ratios: list[Ratio] = []
         for seconds in settings.seconds:
             for layer in settings.layers:
-                rows += compare(ways, seconds, layer, settings.rounds)
-        print(f"{settings.device}, {torch.get_num_threads()} threads; weights {weights.name}")
-        print(table(rows))
+                compare(ways, seconds, layer, settings.rounds, rows, ratios)
+    than = f" --official {settings.official}" if settings.official else ""
+    basis = next(iter(ways))
+    return Measured(
+        "MusicFM",
+        f"python3 -m benchmarks.musicfm{than}",
+        f"On {settings.device}, {torch.get_num_threads()} threads, with "
+        f"{'the weights ' + weights.name if settings.weights else 'random weights of full size'}, "
+        f"median of {settings.rounds} rounds. All ratios are to {basis}; cosine is that of the "
+        "mean over time, difference the largest of the hidden state in shares of its peak.",
+        rows,
+        ratios,
+    )
 
 
-def compare(ways: dict[str, Way], seconds: int, layer: int, rounds: int) -> list[list[str]]:
-    """A row for each way; the first one is what the others are compared with."""
+def compare(
+    ways: dict[str, Way],
+    seconds: int,
+    layer: int,
+    rounds: int,
+    rows: list[list[str]],
+    ratios: list[Ratio],
+) -> None:
+    """Add a row for each way, and what the first one's time is to that of each other."""
     for way in ways.values():  # to warm up
         way.run(seconds, layer)
-    runs = [{name: way.run(seconds, layer) for name, way in ways.items()} for _ in range(rounds)]
+    what = f"{seconds} s, layer {layer}"
+    runs = [
+        {name: way.run(seconds, layer) for name, way in ways.items()}
+        for _ in tqdm(range(rounds), desc=f"musicfm, {what}", unit="round", disable=None)
+    ]
     basis = next(iter(ways))
-    rows = []
     for name in ways:
-        wall, cpu = (
-            statistics.median(getattr(run[name], of) for run in runs)
-            for of in ("seconds", "cpu_seconds")
-        )
-        faster, less_cpu = (
-            statistics.median(getattr(run[basis], of) / getattr(run[name], of) for run in runs)
-            for of in ("seconds", "cpu_seconds")
-        )
+        wall = statistics.median(run[name].seconds for run in runs)
+        faster = [run[basis].seconds / run[name].seconds for run in runs]
+        less_cpu = statistics.median(run[basis].cpu_seconds / run[name].cpu_seconds for run in runs)
         mine, theirs = runs[0][name].value, runs[0][basis].value
         difference = np.abs(mine - theirs).max() / np.abs(theirs).max()
-        times = [f"{wall:.2f}", f"{cpu:.2f}", f"{seconds / wall:.1f}", f"{faster:.2f}"]
-        agreement = [f"{cosine(mine.mean(0), theirs.mean(0)):.6f}", f"{difference:.1e}"]
-        rows.append([f"{seconds} s", str(layer), name, *times, f"{less_cpu:.2f}", *agreement])
-    return rows
+        values = (seconds / wall, statistics.median(faster))
+        row = [f"{seconds} s", str(layer), name, *map(brief, values), spread(faster)]
+        row += [brief(less_cpu), f"{cosine(mine.mean(0), theirs.mean(0)):.6f}", f"{difference:.1e}"]
+        rows.append(row)
+        if name != basis:
+            ratios.append(Ratio(f"MusicFM, {what}: {basis} / {name}", faster))
 
 
 def cosine(a: Hidden, b: Hidden) -> float:
@@ -216,4 +235,4 @@ def random_checkpoint(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    print(measure(tyro.cli(Settings, description=__doc__)))
