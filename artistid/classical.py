@@ -150,7 +150,9 @@ def families(n_rows: int, n_columns: int, seed: int) -> list[Family]:
         ),
         _family(
             "RandomForest",
-            RandomForestClassifier(n_estimators=200, n_jobs=1, random_state=seed),
+            # half of the rows for each tree: as good by cross-validation, in half the time, since
+            # the rows of a song are much alike
+            RandomForestClassifier(n_estimators=200, max_samples=0.5, n_jobs=1, random_state=seed),
             {"classify__min_samples_leaf": [1, 3]},
         ),
         _family(
