@@ -81,13 +81,14 @@ def homework_task1(data: Path) -> Callable[[], list[Any]]:
         corpus = read_corpus(data)
         train, val, test = (corpus.split(split) for split in ("train", "val", "test"))
         known = np.array([statistics_of(track.path) for track in train])
-        labels = [track.artist for track in train]
+        labels = labels_of([track.artist for track in train], corpus.artists)
+        n_folds = min(5, np.bincount(labels).min())
         unknown = np.array([statistics_of(track.path) for track in val + test])
         searches = [
             GridSearchCV(
                 make_pipeline(StandardScaler(), classifier),
                 {f"{type(classifier).__name__.lower()}__{k}": v for k, v in grid.items()},
-                cv=5,
+                cv=n_folds,
                 n_jobs=-1,
             ).fit(known, labels)
             for classifier, grid in GRIDS

@@ -1,0 +1,130 @@
+"""The benchmarks on a few short songs: that they measure what they say, not how fast it is."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_course
+from numpy.random import Generator
+
+import benchmarks.__main__ as all_of_them
+from artistid.classical import SongClassifier
+from benchmarks import artist20_size, cnn, features, growth, mistakes, musicfm, stages, tasks
+from benchmarks.measured import Measured, Ratio, brief, markdown, spread
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Long enough for the homework's network."""
+    return make_course(tmp_path_factory.mktemp("benchmarks"), seconds=21)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.01234, "0.0123"), (1.5, "1.5"), (12.34, "12.3"), (999.4, "999"), (12345.6, "12,346")],
+)
+def test_numbers_have_three_digits(value: float, words: str) -> None:
+    assert brief(value) == words
+
+
+def test_a_ratio_is_the_median_and_its_spread() -> None:
+    ratio = Ratio("a / b", [3.0, 1.0, 2.5])
+    assert (ratio.median, ratio.spread) == ("2.5", "1 to 3")
+    assert spread([2.0]) == ""
+
+
+def test_a_table_is_markdown() -> None:
+    assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_the_file_has_all_ratios_first_then_each_measurement_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        Measured("One", "python3 -m one", "Here.", [["s"], ["5"]], [Ratio("a / b", [2.0, 4.0])]),
+        Measured("Two", "python3 -m two", "There.", [["s"], ["6"]]),
+    ]
+    monkeypatch.setattr(all_of_them, "benchmarks", lambda _: [lambda: found[0], lambda: found[1]])
+    all_of_them.main(all_of_them.Settings(out=tmp_path / "RESULTS.md"))
+    text = (tmp_path / "RESULTS.md").read_text()
+    parts = ["| a / b | 3 | 2 to 4 |", "## One", "`python3 -m one`", "| 5 |", "## Two", "| 6 |"]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_without_music_the_rest_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    found = all_of_them.benchmarks(all_of_them.Settings(data=Path("nowhere")))
+    assert len(found) == 3
+    assert "no nowhere" in capsys.readouterr().err
+
+
+def test_a_stopwatch_counts_no_second_twice() -> None:
+    watch = stages.Stopwatch()
+    inner = watch.around("inner", lambda: time.sleep(0.2))
+
+    def work() -> None:
+        inner()
+        time.sleep(0.1)
+
+    watch.around("outer", work)()
+    assert watch.seconds["inner"] == pytest.approx(0.2, abs=0.05)
+    assert watch.seconds["outer"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_the_mistake_scales_training_songs_only(rng: Generator) -> None:
+    labels = np.arange(40) % 2
+    columns = 1000 + rng.normal(0, 1, (40, 3)) + 5 * labels[:, np.newaxis]
+    assert SongClassifier().fit(columns, labels).score(columns, labels) == 1
+    assert mistakes.UnscaledLater().fit(columns, labels).score(columns, labels) == 0.5
+
+
+def test_folds_by_album_share_none() -> None:
+    labels = np.repeat(np.arange(2), 20)
+    albums = np.repeat(np.arange(10), 4)
+    for known, held_out in mistakes.folds_of(labels, 1, albums)[0].pairs:
+        assert not set(albums[known]) & set(albums[held_out])
+
+
+@pytest.mark.slow
+def test_features_and_training(songs: Path) -> None:
+    found = features.measure(features.Settings(songs, songs=2, rounds=2))
+    assert len(found.ratios[0].values) == 2
+    found = cnn.measure(cnn.Settings(songs, songs=4, rounds=1))
+    audio_s = 4 * 21
+    for row in found.rows[1:]:
+        assert float(row[1]) * float(row[2].replace(",", "")) == pytest.approx(audio_s, rel=0.02)
+
+
+@pytest.mark.slow
+def test_whole_tasks_and_their_stages(songs: Path) -> None:
+    found = tasks.measure(tasks.Settings(songs, rounds=1))
+    ways = {(task, way) for task, way, *_ in found.rows[1:]}
+    assert {("task1.py", "homework"), ("task2.py", "homework"), ("task2.py", "first run")} <= ways
+    for task, *shares in stages.measure(stages.Settings(songs)).rows[1:]:
+        assert sum(map(float, shares[1:])) == pytest.approx(100, abs=5), task
+        assert min(map(float, shares[1:])) >= 0
+
+
+@pytest.mark.slow
+def test_mistakes_cost_what_they_cost(songs: Path) -> None:
+    unscaled, first_seconds, wrong_rate = mistakes.on_music(songs, repeats=1)
+    assert unscaled.wrong.top1[0] < unscaled.right.top1[0]
+    assert first_seconds.wrong == first_seconds.right  # these songs are shorter than that
+    assert wrong_rate.by.startswith("MLP")
+
+
+@pytest.mark.slow
+def test_growth_and_the_size_of_artist20() -> None:
+    found = growth.measure(growth.Settings(songs=(20,)))
+    assert len(found.rows) == 9
+    assert all(float(row[-1].replace(",", "")) > 100 for row in found.rows[1:])  # MiB
+    (row,) = artist20_size.measure(artist20_size.Settings(songs=20, steps=2)).rows[1:]
+    assert row[0] == "1,600"  # crops of 3 s in 20 songs of 240 s
+
+
+@pytest.mark.slow
+def test_musicfm_agrees_with_itself() -> None:
+    found = musicfm.measure(musicfm.Settings(seconds=(1,), layers=(1,), rounds=1, device="cpu"))
+    float32, bfloat16 = (float(row[-2]) for row in found.rows[1:])
+    assert float32 == 1 > bfloat16 > 0.999
