@@ -53,12 +53,12 @@ def benchmarks(settings: Settings) -> list[Callable[[], Measured]]:
         print(f"no {data}: what needs it is left out", file=sys.stderr)
         return of_any
     return [
+        lambda: mistakes.measure(mistakes.Settings(data)),
+        lambda: cross_validation.measure(cross_validation.Settings(data)),
         lambda: features.measure(features.Settings(data)),
         lambda: cnn.measure(cnn.Settings(data)),
         lambda: tasks.measure(tasks.Settings(data)),
         lambda: stages.measure(stages.Settings(data)),
-        lambda: mistakes.measure(mistakes.Settings(data)),
-        lambda: cross_validation.measure(cross_validation.Settings(data)),
         *of_any,
     ]
 

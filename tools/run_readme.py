@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "hw1/readme.md")
+PAGES = (PROJECT / "README.md", PROJECT / "hw1/readme.md")
 PROGRAMS = ("python3 ", "make ", "pip ", "torchrun ")
 ACTIVATE = ". .venv/bin/activate"
 MUSIC = Path("../shared/gamemusic")  # real music, where it is at hand
@@ -27,7 +27,7 @@ IN_BACKGROUND = {
     "python3 -m dask worker": None,
 }  # port to wait for
 NOT_RUN = {  # what begins so
-    "python3 -m musicfm ": "needs MusicFM's weights",
+    "python3 -m musicfm ": "fetches or needs MusicFM's weights",
     "torchrun --nproc_per_node=2 --nnodes=2": "needs two machines; tests have two processes",
     "python3 -m benchmarks.gamemusic": "fetches 740 MB; a slow test builds a part of it",
     "python3 -m benchmarks": "takes an hour; a test runs each on a few songs",
@@ -82,7 +82,7 @@ class Shell:
             raise subprocess.CalledProcessError(process.returncode, command)
 
     def close(self) -> None:
-        for process in self._started:
+        for process in reversed(self._started):
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
 
@@ -93,8 +93,9 @@ def wait_for(port: int | None, process: "subprocess.Popen[bytes]", most_s: float
     while time.monotonic() < end:
         if process.poll() is not None:
             raise subprocess.CalledProcessError(process.returncode, str(process.args))
-        if port and socket.socket().connect_ex(("localhost", port)) == 0:
-            return
+        with socket.socket() as knock:
+            if port and knock.connect_ex(("localhost", port)) == 0:
+                return
         time.sleep(0.2)
 
 
@@ -115,14 +116,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         shell = Shell(Path(home))
         try:
-            for page in PAGES:
-                for command in commands(Path(PROJECT, page).read_text(encoding="utf-8")):
-                    print(f"\n$ {command}", flush=True)
-                    begin, why = time.monotonic(), reason_not_to(command)
-                    if not why:
-                        shell.run(command)
-                    done = f"not run: {why}" if why else f"{time.monotonic() - begin:.0f} s"
-                    table.append(f"{done:<10}  {command}")
+            for command in commands("\n".join(page.read_text(encoding="utf-8") for page in PAGES)):
+                print(f"\n$ {command}", flush=True)
+                begin, why = time.monotonic(), reason_not_to(command)
+                if not why:
+                    shell.run(command)
+                done = f"not run: {why}" if why else f"{time.monotonic() - begin:.0f} s"
+                table.append(f"{done:<10}  {command}")
         except subprocess.CalledProcessError as error:
             sys.exit(f"failed, with status {error.returncode}: {error.cmd}")
         finally:
