@@ -96,7 +96,8 @@ def measure(settings: Settings) -> Measured:
         "Features",
         f"python3 -m benchmarks.features --data {settings.data}",
         f"{len(paths)} songs, {total:,.0f} s of audio, one thread, median of {settings.rounds} "
-        "rounds. librosa's features are no more than ours, and it is not charged for decoding.",
+        "rounds. librosa is asked for the same features but the log-mel bands, and not charged for "
+        "decoding.",
         rows,
         [Ratio("features: librosa's calls / task 1", ratios)],
     )

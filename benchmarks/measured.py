@@ -55,8 +55,8 @@ def brief(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """From the least to the most; nothing of a single one."""
-    return f"{brief(min(values))} to {brief(max(values))}" if len(values) > 1 else ""
+    """From the least to the most; nothing where all are the same."""
+    return f"{brief(min(values))} to {brief(max(values))}" if len(set(values)) > 1 else ""
 
 
 def machine() -> str:
