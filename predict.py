@@ -67,7 +67,7 @@ def main(settings: Settings) -> None:
             if heard.note and not settings.quiet:
                 tqdm.write(f"notice: {shown(song)} {heard.note}", file=sys.stderr)
             found.append(predictions.prediction(song, heard.song, model.artists))
-            tqdm.write(found[-1].line(width))
+            progress.say(found[-1].line(width))
             if settings.timeline:
                 figure = timeline.path_for(song, settings.out, drawn)
                 timeline.draw(figure, heard, model.artists, song.name)

@@ -23,7 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from artistid import calibration, page, scoring
+from artistid import calibration, page, progress, scoring
 from artistid.dataset import SPLITS, Corpus, Split, Track, split_lists
 from artistid.errors import shown
 from artistid.extraction import Recipe, extract
@@ -64,19 +64,14 @@ class Outputs:
     results: Path  # metrics, figures, models
 
 
-class _Raising:
-    """A handler whose troubles are the run's: a full disk is no reason to go on without a log."""
+class _Screen(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        progress.say(self.format(record))
 
+
+class _LogFile(logging.FileHandler):
     def handleError(self, _record: logging.LogRecord) -> None:
-        raise
-
-
-class _Screen(_Raising, logging.StreamHandler):
-    pass
-
-
-class _LogFile(_Raising, logging.FileHandler):
-    pass
+        raise  # a full disk is no reason to go on without a log
 
 
 @contextmanager
@@ -87,7 +82,7 @@ def logging_to(path: Path, quiet: bool = False) -> Iterator[None]:
     with replacing(path) as temporary:
         file = _LogFile(temporary, encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-        handlers: list[logging.Handler] = [file] if quiet else [_Screen(sys.stdout), file]
+        handlers: list[logging.Handler] = [file] if quiet else [_Screen(), file]
         for handler in handlers:
             log.addHandler(handler)
         try:

@@ -18,7 +18,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from artistid import progress, scoring
 from artistid.augmentation import Augmentation, mixup
@@ -167,11 +166,7 @@ class Trainer:
             words = "notice: this replaces %s, of a run that was stopped (--resume goes on with it)"
             log.info(words, file.path)
         self._log_plan()
-        with (
-            _memory_named(self.settings),
-            self._progress_bar() as bar,
-            logging_redirect_tqdm([log]),
-        ):
+        with _memory_named(self.settings), self._progress_bar() as bar:
             while len(self.history) < self.epochs and not self._lost_patience():
                 self._run_epoch(bar)
                 if self.devices.is_main:

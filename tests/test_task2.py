@@ -90,6 +90,19 @@ def test_from_files_to_a_scored_prediction(run_script: Script, course: Path) -> 
     assert read(work / "pred_task2.json") == again
 
 
+def test_the_log_is_on_the_screen_or_with_quiet_in_its_file_alone(
+    call: Call, course: Path, tmp_path: Path
+) -> None:
+    places = ("--data", course, "--cache", course / "cache", "--jobs", 1, "--epochs", 2)
+    for quiet in ([], ["--quiet"]):
+        status, screen, errors = call(task2, *places, "--out", tmp_path / "out", *quiet)
+        log = (tmp_path / "out/log_task2.txt").read_text()
+        assert (status, errors) == (0, "")
+        assert log.count("epoch   2: loss") == 2  # of the refit, too
+        assert screen.count("epoch   2: loss") == (0 if quiet else 2)
+        assert bool(screen) is not bool(quiet)
+
+
 # --- every setting has its effect --------------------------------------------------------------
 
 
