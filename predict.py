@@ -35,11 +35,11 @@ class Settings(cli.ScreenSettings):
     json: Path | None = None
     """File to write the predictions to, as JSON."""
     csv: Path | None = None
-    """File to write the predictions to, as a table."""
+    """File to write the predictions to, as CSV."""
     timeline: bool = False
-    """Draw of each song which artist each stretch of it sounds like."""
+    """Draw a figure of each song: which artist each stretch of it sounds like."""
     out: Path = Path("result/timeline")
-    """Folder for these figures."""
+    """Folder for the figures of --timeline."""
     device: devices.DeviceName = "auto"
     """Where to compute; auto: CUDA or MPS where there is one, else the CPU."""
 

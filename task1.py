@@ -24,11 +24,11 @@ class Settings(cli.CommonSettings):
     excerpt_seconds: float = 5.0
     """Length of the excerpts that are classified, in seconds."""
     max_excerpts: int = 10_000
-    """Excerpts to train on, in all; every song gives the same number, evenly spread."""
+    """Excerpts to train on, in all; every song gives at most its share, evenly spread."""
     folds: int = 5
-    """Folds of the cross-validation, where every artist has as many albums (or songs)."""
+    """Folds of the cross-validation; fewer where an artist has fewer albums."""
     repeats: int = 2
-    """Times that the cross-validation is repeated with other folds."""
+    """Times to cross-validate, each with other folds."""
     refit: bool = True
     """Train on train and val together before predicting test. Scores on val stay those of train."""
 

@@ -21,7 +21,7 @@ from artistid.experiment import Method, train_and_report
 @dataclass(frozen=True)
 class Settings(training.TrainingSettings, cli.CommonSettings):
     masks: int = 2
-    """SpecAugment: masks of time, and as many of frequency, in each crop."""
+    """SpecAugment: masks of time, and as many of frequency, in each crop; 0: none."""
 
     def check(self) -> None:
         cli.CommonSettings.check(self)

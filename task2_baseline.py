@@ -23,10 +23,10 @@ class Settings(training.TrainingSettings, cli.CommonSettings):
     encoder: encoders.EncoderName = "auto"
     """auto: musicfm where its weights are found, else musicnn, which comes with the project."""
     weights: Path | None = None
-    """MusicFM's weights, with their statistics (X_stats.json of pretrained_X.pt) beside them.
+    """MusicFM's weights, pretrained_X.pt, with their statistics, X_stats.json, beside them.
     Default: those in musicfm/data, else in the hub's local cache."""
     layer: int = 7
-    """Layer of MusicFM that the embeddings are from."""
+    """Layer of MusicFM that the embeddings are from, 0 to 12."""
     lr: float = 1e-3
     """Highest learning rate of the one-cycle schedule."""
     crop_seconds: float = 15.0

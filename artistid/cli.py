@@ -40,10 +40,10 @@ class SharedSettings(ScreenSettings):
     """Of every command that goes through many files."""
 
     jobs: int = -1
-    """Processes that work at once; -1: one a core."""
+    """Processes that work at once; -1: one per core."""
     dask: str | None = None
-    """Address of a Dask scheduler (tcp://MACHINE:8786): its workers do what local processes
-    would, on a corpus and a cache that all machines share."""
+    """Address of a Dask scheduler (tcp://MACHINE:8786), whose workers replace local processes.
+    All machines must share the corpus and the cache, by the same names."""
 
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""
@@ -64,12 +64,12 @@ class CommonSettings(SharedSettings, LibrarySettings):
     """The corpus: a folder with artist20/ in it, or a library <artist>/<album>/<track>.
     Default: hw1/ where hw1/artist20 is there, else the synthetic demo corpus."""
     out: Path | None = None
-    """Folder for everything the run writes. Default: log and predictions here, the rest in
-    result/; for the demo corpus all in result/demo/."""
+    """Folder for everything the run writes.
+    Default: log and predictions here, the rest in result/; for the demo all in result/demo/."""
     cache: Path = PROJECT / "cache"
     """Folder for what is extracted from the audio; may be deleted at any time."""
     seed: int = 0
-    """Of everything random; the same seed gives the same numbers."""
+    """Seed of everything random: the same one gives the same numbers."""
     skip_bad: bool = False
     """Leave out files that can't be used, instead of stopping with a list of them."""
 

@@ -29,7 +29,7 @@ from artistid.excerpts import Excerpts, Songs, covering, random_crops
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
 WARM_UP = 0.3  # share of the steps in which the learning rate rises
 ENOUGH_CROPS = 30_000  # by cross-validation on 70 songs: 13,000 are too few, 51,000 no better
-EPOCHS_RANGE = (15, 50)
+EPOCHS_RANGE = (15, 50)  # the help of --epochs says it, too
 
 log = logging.getLogger("artistid")
 
@@ -44,32 +44,32 @@ class TrainingSettings:
     )
 
     seed: int = 0
-    """Of everything random; the same seed gives the same numbers."""
+    """Seed of everything random: the same one gives the same numbers."""
     epochs: int | None = None
-    """Times that all songs are gone through. Default: by the size of the corpus."""
+    """Times to go through all songs. Default: 15 to 50, the fewer the larger the corpus."""
     batch_size: int = 32
     """Crops in a step, over all processes."""
     lr: float = 3e-3
     """Highest learning rate of the one-cycle schedule."""
     weight_decay: float = 0.01
-    """Of AdamW."""
+    """Weight decay of the optimizer, AdamW."""
     label_smoothing: float = 0.1
     """Share of the target that is spread over all artists."""
     mixup: float = 0.0
-    """Parameter of mixup's beta distribution; 0: none."""
+    """Alpha of the beta distribution that mixup draws shares from; 0: no mixup."""
     crop_seconds: float = 3.0
     """Length of the excerpts that are classified, in seconds."""
     patience: int = 20
-    """Epochs without a better one on val after which training ends."""
+    """Training ends after so many epochs without a better one on val."""
     device: DeviceName = "auto"
     """Where to compute; auto: CUDA or MPS where there is one, else the CPU."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware has it, else fp32."""
     refit: bool = True
-    """Train anew on train and val together for as many epochs: that network predicts test and is
-    saved. Scores on val stay those of the one that has not trained on it."""
+    """Train a second network on train and val, for as many epochs; it predicts test and is saved.
+    Scores on val stay those of the first one, which has not trained on val."""
     resume: bool = False
-    """Go on with a training of the same settings that was stopped."""
+    """Go on with a training that was stopped; the settings must be the same."""
 
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""

@@ -15,9 +15,10 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("download", help="1.3 GB; goes on where it was stopped")
-    fetch.add_argument("name", nargs="?", choices=["msd", "fma"], default="msd")
-    other = commands.add_parser("convert", help="beside FILE, for programs without torch")
-    other.add_argument("file", type=Path)
+    trained_on = "msd: trained on the Million Song Dataset (default); fma: Free Music Archive"
+    fetch.add_argument("name", nargs="?", choices=["msd", "fma"], default="msd", help=trained_on)
+    other = commands.add_parser("convert", help="beside FILE.pt, for programs without torch")
+    other.add_argument("file", type=Path, metavar="FILE.pt", help="an official checkpoint")
     chosen = parser.parse_args()
     try:
         if chosen.command == "download":

@@ -20,7 +20,7 @@ class Settings(cli.SharedSettings, LibrarySettings):
     folder: Annotated[Path, Positional] = Path()
     """A library, or a corpus in the course's layout."""
     seed: int = 0
-    """That the tasks will be called with: it draws the split."""
+    """The --seed of the task that is to come: it draws the split."""
 
     def check(self) -> None:
         cli.SharedSettings.check(self)

@@ -42,8 +42,8 @@ class LibrarySettings:
     """How a plain library is read; of the course's layout nothing changes."""
 
     by: Literal["folders", "tags"] = "folders"
-    """Of a library: who says artist and album, the folders or the files' tags (and the folders
-    for files without)."""
+    """Of a library: what names artist and album, its folders or its files' tags.
+    A file whose tags name no artist goes by its folders."""
     min_tracks: int = 6
     """Of a library: artists with fewer tracks are left out."""
     compilations: bool = False
@@ -51,8 +51,8 @@ class LibrarySettings:
     follow_links: bool = False
     """Of a library: follow symbolic links that lead out of it."""
     split: Path | None = None
-    """Of a library: folder with the train.json, val.json and test.json that an earlier run has
-    written, to repeat its split. Default: drawn by album, as --seed says."""
+    """Of a library: repeat the split of an earlier run, which has left its lists in this folder.
+    Default: a new one, by album, drawn from --seed."""
 
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""
