@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import mutagen
-from tqdm import tqdm
 
+from artistid import progress
 from artistid.dataset.corpus import (
     SPLITS,
     Corpus,
@@ -115,7 +115,7 @@ def _placed(folder: Path, file: Path) -> Song | None:
 
 def _by_tags(folder: Path, files: Sequence[Path]) -> tuple[list[Song], list[str]]:
     songs, untagged, unknown = [], 0, []
-    for file in tqdm(files, desc="tags", unit="file", leave=False, disable=None):
+    for file in progress.bar(files, desc="tags", unit="file", leave=False):
         song = _tagged(folder, file)
         if song is None:
             untagged += 1
