@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -335,21 +335,29 @@ def draw_confusion(
 ) -> None:
     """Songs by true artist (rows) and best guess; colour is the share of the row, so that artists
     with many and with few songs can be compared."""
-    with plt.rc_context({"font.family": fonts()}), warnings.catch_warnings():
+    write_figure(path, lambda: _confusion_figure(counts, artists, title))
+
+
+def write_figure(
+    path: Path, draw: Callable[[], Figure], bounds: Literal["tight"] | None = "tight"
+) -> None:
+    """Write to `path` what `draw` makes; without `bounds` in the size that it was made in."""
+    with plt.rc_context({"font.family": _fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # no font here has it: a box stands for it
-        figure = _confusion_figure(counts, artists, title)
+        figure = draw()
         with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=130, bbox_inches="tight")
+            figure.savefig(temporary, dpi=130, bbox_inches=bounds)
         plt.close(figure)
 
 
-def fonts() -> list[str]:
+def _fonts() -> list[str]:
     """The usual font, then those at hand for names in Chinese, Japanese and Korean."""
     known = set(matplotlib.font_manager.get_font_names())
     return ["DejaVu Sans", *(font for font in EAST_ASIAN_FONTS if font in known)]
 
 
 def shortened(name: str, most: int) -> str:
+    """`name` on one line of at most so many characters."""
     name = shown(name)
     return name if len(name) <= most else name[: most - 1] + "…"
 
@@ -380,10 +388,7 @@ def _confusion_figure(counts: NDArray[np.intp], artists: Sequence[str], title: s
 
 def draw_curves(path: Path, curves: Mapping[str, Sequence[float]], kept: int, title: str) -> None:
     """Training by epoch: `curves` has top1, top3, loss and val_loss, `kept` is an index of them."""
-    figure = _curves_figure(curves, kept, title)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, bbox_inches="tight")
-    plt.close(figure)
+    write_figure(path, lambda: _curves_figure(curves, kept, title))
 
 
 def _curves_figure(curves: Mapping[str, Sequence[float]], kept: int, title: str) -> Figure:

@@ -1,6 +1,5 @@
 """A figure of a song over time: its waveform, and which artist each stretch of it sounds like."""
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from artistid import scoring
-from artistid.files import replacing
 from artistid.models import Heard
-from artistid.report import fonts, shortened
+from artistid.report import shortened, write_figure
 
 MOST_ROWS = 12  # artists; those that no stretch sounds like are left out first
 N_COLUMNS = 1_000  # of the waveform
@@ -28,12 +26,7 @@ def path_for(song: Path, folder: Path, drawn: Counter[str]) -> Path:
 
 def draw(path: Path, heard: Heard, artists: Sequence[str], name: str) -> None:
     """Write the figure to `path`; `name` is the song's."""
-    with plt.rc_context({"font.family": fonts()}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # no font here has it: a box stands for it
-        figure = _figure(heard, artists, name)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=130)
-        plt.close(figure)
+    write_figure(path, lambda: _figure(heard, artists, name), bounds=None)
 
 
 def _figure(heard: Heard, artists: Sequence[str], name: str) -> Figure:
