@@ -5,7 +5,6 @@
 The log-mels are made up, of the right shape: songs of 4 minutes at 16 kHz.
 """
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from artistid.excerpts import open_songs
 from artistid.melspec import NAME, MelSettings
 from artistid.networks import MelCNN, MelCNNSettings
 from benchmarks.measured import Measured, brief
-from benchmarks.ways import Way
+from benchmarks.ways import Way, peak_mib
 
 N_ARTISTS = 20
 SONG_S = 240.0
@@ -53,10 +52,10 @@ def make_entries(folder: Path, n_songs: int, mel: MelSettings) -> list[Path]:
     return paths
 
 
-def peak_mib(device: torch.device) -> float:
+def peak_of(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return peak_mib()
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def epoch_of(settings: Settings) -> Callable[[], Epoch]:
             trainer.train_epoch(1, steps=steps)
             seconds = (time.perf_counter() - begin) * n_steps / steps
             where = f"{type(songs).__name__}, on {place}"
-            return Epoch(where, trainer.n_crops, seconds, peak_mib(place.device))
+            return Epoch(where, trainer.n_crops, seconds, peak_of(place.device))
 
     return run
 

@@ -9,7 +9,7 @@ LDA. Peak memory is that of the process, or of its largest worker where that has
 """
 
 import multiprocessing
-import resource
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import soundfile
 import tyro
-from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from artistid import classical, features, melspec, training
@@ -34,6 +33,7 @@ from artistid.networks import MelCNN, MelCNNSettings
 from artistid.parallel import Workers
 from artistid.scoring import labels_of
 from benchmarks.measured import Measured, Ratio, brief
+from benchmarks.ways import peak_mib
 
 RATE, SONG_S = 16_000, 2.0
 ARTISTS = [f"artist_{number:02}" for number in range(20)]
@@ -109,12 +109,8 @@ def cost(stage: Callable[..., Any], arguments: tuple[Any, ...]) -> Cost:
     begin = time.perf_counter()
     stage(*arguments)
     seconds = time.perf_counter() - begin
-    get_reusable_executor().shutdown(wait=True)  # workers' memory is known when they have ended
-    peaks = [resource.getrusage(who).ru_maxrss for who in WHO]
-    return Cost(seconds, max(peaks) / 2**10)
-
-
-WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    processes = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
+    return Cost(seconds, max(peak_mib(pid) for pid in processes))
 
 
 def alone(stage: Callable[..., Any], *arguments: Any) -> Cost:
@@ -131,7 +127,7 @@ def measure(settings: Settings) -> Measured:
         with tempfile.TemporaryDirectory() as temporary:
             for stage, found in _costs(make_songs(Path(temporary), n_songs), Path(temporary)):
                 costs.setdefault(stage, []).append(found)
-    most, least = settings.songs[-1], settings.songs[0]
+    *_, fewer, most = settings.songs
     rows = [["stage"]]
     rows[0] += [f"{n:,} songs, s" for n in settings.songs]
     rows[0] += [f"ms a song, of {most:,}", *(f"{n:,} songs, MiB" for n in settings.songs)]
@@ -140,11 +136,10 @@ def measure(settings: Settings) -> Measured:
         a_song = found[-1].seconds / most * 1_000
         row = [stage, *(brief(cost.seconds) for cost in found), brief(a_song)]
         rows.append([*row, *(f"{cost.mib:,.0f}" for cost in found)])
-        time_ratio, memory_ratio = (
-            getattr(found[-1], of) / getattr(found[0], of) for of in ("seconds", "mib")
-        )
-        ratios.append(Ratio(f"{stage}: time of {most:,} songs / of {least:,}", [time_ratio]))
-        ratios.append(Ratio(f"{stage}: memory of {most:,} songs / of {least:,}", [memory_ratio]))
+        growth = found[-1].seconds / found[-2].seconds
+        ratios.append(Ratio(f"{stage}: time of {most:,} songs / of {fewer:,}", [growth]))
+    growths = [found[-1].mib / found[-2].mib for found in costs.values()]
+    ratios.append(Ratio(f"each stage: memory of {most:,} songs / of {fewer:,}", growths))
     return Measured(
         "Growth",
         f"python3 -m benchmarks.growth --songs {' '.join(map(str, settings.songs))}",

@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -40,3 +42,16 @@ def _run(arguments: tuple[Any, ...]) -> Timed:
     now = os.times()
     spent = now.user + now.system - cpu.user - cpu.system
     return Timed(time.perf_counter() - begin, spent, value)
+
+
+def peak_mib(pid: int | None = None) -> float:
+    """The most memory that a process has had so far, by default this one.
+
+    Not by getrusage on Linux, where a process inherits the peak of the one that started it. Where
+    it is not Linux, that is what there is, and of this process only."""
+    status = Path(f"/proc/{pid or 'self'}/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    lines = status.read_text(encoding="utf-8").splitlines()
+    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(kib) / 2**10

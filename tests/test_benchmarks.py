@@ -116,7 +116,7 @@ def test_mistakes_cost_what_they_cost(songs: Path) -> None:
 
 @pytest.mark.slow
 def test_growth_and_the_size_of_artist20() -> None:
-    found = growth.measure(growth.Settings(songs=(20,)))
+    found = growth.measure(growth.Settings(songs=(20, 40)))
     assert len(found.rows) == 9
     assert all(float(row[-1].replace(",", "")) > 100 for row in found.rows[1:])  # MiB
     (row,) = artist20_size.measure(artist20_size.Settings(songs=20, steps=2)).rows[1:]

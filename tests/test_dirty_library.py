@@ -60,24 +60,23 @@ BROKEN = {
 }
 
 EXTRACT = """
-import json, resource, sys
+import json, os, sys
+from multiprocessing import active_children
 from pathlib import Path
-from joblib.externals.loky import get_reusable_executor
 from artistid import features
 from artistid.dataset import read_corpus
 from artistid.extraction import extract
 from artistid.parallel import Workers
+from benchmarks.ways import peak_mib
 tracks = read_corpus(Path(sys.argv[1])).tracks
 recipe = features.recipe(features.FeatureSettings())
 found = extract(tracks, recipe, Path(sys.argv[2]), Workers(int(sys.argv[3])))
-get_reusable_executor().shutdown(wait=True)
-whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-peak = [resource.getrusage(who).ru_maxrss for who in whose]
+peak = [peak_mib(pid) for pid in (os.getpid(), *(worker.pid for worker in active_children()))]
 print(json.dumps({
     "used": sorted(track.path.name for track in found.entries),
     "refused": {track.path.name: why for track, why in found.refused.items()},
     "notes": {track.path.name: note for track, note in found.notes.items()},
-    "peak_mib": sum(peak) / 1024,
+    "peak_mib": sum(peak),
 }))
 """
 

@@ -340,16 +340,16 @@ def test_the_official_format_has_465_tensors_for_the_published_sizes() -> None:
 
 
 FULL_SIZE = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 import torch
+from benchmarks.ways import peak_mib
 from musicfm import load_checkpoint
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before, begin = peak(), time.perf_counter()
+before, begin = peak_mib(), time.perf_counter()
 model = load_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))
 seconds = time.perf_counter() - begin
 model.hidden_state(torch.zeros(1, 24_000), 12)  # reads all that was only mapped
-print(seconds, peak() - before)
+print(seconds, (peak_mib() - before) * 2**20)
 """
 
 
