@@ -30,9 +30,9 @@ class AudioError(ValueError):
 class Audio:
     samples: NDArray[np.float32]  # (samples,)
     sample_rate: int  # Hz
-    note: str = ""  # what a user should know about the file, else empty
-    format: str = ""  # of the file: "MP3"
-    channels: int = 1  # of the file
+    note: str  # what a user should know about the file, else empty
+    format: str  # of the file: "MP3"
+    channels: int  # of the file
 
     @property
     def seconds(self) -> float:

@@ -72,7 +72,7 @@ class FeatureSettings:
 
 
 class SongFeatures(NamedTuple):
-    """Means, then standard deviations, of every frame feature: `column_names` long each."""
+    """Means of all frame features, then their standard deviations."""
 
     excerpts: Array  # (excerpts, columns)
     song: Array  # (columns,)
@@ -115,12 +115,6 @@ def frame_feature_names(settings: FeatureSettings) -> list[str]:
         *SPECTRAL_NAMES,
         *(f"logmel_{i}" for i in range(settings.n_mels)),
     ]
-
-
-def column_names(settings: FeatureSettings) -> list[str]:
-    """Names of the columns of `song_features`, for an excerpt as for the song."""
-    names = frame_feature_names(settings)
-    return [f"{name}_mean" for name in names] + [f"{name}_std" for name in names]
 
 
 def song_features(audio: Array, settings: FeatureSettings) -> SongFeatures:
