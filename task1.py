@@ -63,7 +63,7 @@ def main(settings: Settings) -> None:
             )
             best = best.trained_on(songs, labels)
         on_test = classical.posteriors(best.classifier, test, load)
-        temperature, calibration = run.calibrate(on_val[best.name], run.labels(val), on_test)
+        temperature, calibration = run.calibrate(on_val[best.name], on_test)
         model = classical.ArtistModel(
             best.classifier, artists, asdict(feature_settings), temperature
         )

@@ -45,10 +45,10 @@ def train_and_report(
     resumed."""
     whole = {**training.resumable(settings, devices), **method.description}
     corpus = corpus_digest(run.corpus, entries)
-    files = [
+    first, second = (
         ResumeFile(run.outputs.results / f"model_{run.task}_{name}.pt", whole, corpus)
         for name in ("resume", "resume_refit")
-    ]
+    )
 
     def examples(*splits: Split) -> Examples:
         own = [track for split in splits for track in run.corpus.split(split)]
@@ -59,20 +59,20 @@ def train_and_report(
     test = [entries[track] for track in run.corpus.split("test")]
     validated = _trainer(method, examples("train"), val, settings, devices)
     if devices.is_main and not settings.resume:
-        files[1].remove()  # it is of another training
-    validated.fit(files[0])
+        second.remove()  # it is of another training
+    validated.fit(first)
     on_val, final = validated.posteriors(val.songs), validated
     if settings.refit:
         log.info("now on train and val together; that network predicts test and is saved")
         as_long = replace(settings, epochs=len(validated.history))
         final = _trainer(method, examples("train", "val"), None, as_long, devices)
-        final.fit(files[1], may_be_new=True)
+        final.fit(second, may_be_new=True)
     on_test = final.posteriors(open_songs(test, method.array, devices.device))
     if devices.is_main:
         run.stage_done("training")
         _report(run, method, validated, final.network, on_val, on_test)
-        for file in files:
-            file.remove()
+        first.remove()
+        second.remove()
 
 
 def _trainer(
@@ -97,7 +97,7 @@ def _report(
     name, task, val = type(network).__name__, run.task, run.corpus.split("val")
     run.draw_curves(method.curves, name, validated.curves, validated.kept_epoch)
     run.draw_confusion(f"confusion_matrix_{task}.png", name, on_val, val)
-    temperature, calibration = run.calibrate(on_val, run.labels(val), on_test)
+    temperature, calibration = run.calibrate(on_val, on_test)
     description = {
         "format": FORMAT,
         "task": task,

@@ -229,11 +229,10 @@ class Run:
         draw_curves(self.outputs.results / file_name, curves, kept, model)
         self.figures.append({"file": file_name, "model": model, "shows": "training curves"})
 
-    def calibrate(
-        self, val: NDArray[Any], labels: NDArray[np.intp], test: NDArray[Any]
-    ) -> tuple[float, dict[str, Any]]:
+    def calibrate(self, val: NDArray[Any], test: NDArray[Any]) -> tuple[float, dict[str, Any]]:
         """The temperature that makes probabilities of the posteriors of val, and for the metrics
         what it does to the expected calibration error, also on test where its artists are known."""
+        labels = self.labels(self.corpus.split("val"))
         temperature = calibration.fit_temperature(val, labels)
         splits = {"val": (val, labels)}
         if self._test_is_labelled():
