@@ -120,19 +120,18 @@ def download(name: Name, folder: Path = DATA) -> tuple[Path, Path]:
 
 def _fetch(file: PublishedFile, folder: Path) -> Path:
     path = folder / file.name
-    if not _is_good(path, file):
-        path.unlink(missing_ok=True)
-        huggingface_hub.logging.set_verbosity_error()  # it counts its attempts
-        try:
-            huggingface_hub.hf_hub_download(
-                REPOSITORY, file.name, revision=REVISION, local_dir=folder
-            )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise DownloadError(
-                f"{file.name} can't be downloaded ({type(error).__name__}): get it where there is "
-                f"a network, from the hub repository {REPOSITORY}, and its stats, and put both "
-                f"into {folder}"
-            ) from error
+    if _is_good(path, file):
+        return path
+    path.unlink(missing_ok=True)
+    huggingface_hub.logging.set_verbosity_error()  # it counts its attempts
+    try:
+        huggingface_hub.hf_hub_download(REPOSITORY, file.name, revision=REVISION, local_dir=folder)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise DownloadError(
+            f"{file.name} can't be downloaded ({type(error).__name__}): get it where there is a "
+            f"network, from the hub repository {REPOSITORY}, and its stats, and put both into "
+            f"{folder}"
+        ) from error
     if not _is_good(path, file):
         raise DownloadError(
             f"{path}: not the published file ({path.stat().st_size:,} of {file.size:,} bytes, or "
