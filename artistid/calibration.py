@@ -31,11 +31,11 @@ def fit_temperature(posteriors: Posteriors, labels: Labels) -> float:
     if not known.any():
         return 1.0
 
+    right = np.arange(known.sum()), labels[known]
+
     def loss(logarithm: float) -> float:
-        right = tempered(posteriors[known], np.exp(logarithm))[
-            np.arange(known.sum()), labels[known]
-        ]
-        return float(-np.log(np.maximum(right, TINY)).mean())
+        probabilities = tempered(posteriors[known], np.exp(logarithm))[right]
+        return float(-np.log(np.maximum(probabilities, TINY)).mean())
 
     found = minimize_scalar(loss, bounds=np.log(RANGE), method="bounded")
     return float(np.exp(found.x))

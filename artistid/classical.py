@@ -403,15 +403,9 @@ class ArtistModel:
 
 
 def save_model(path: Path, model: ArtistModel) -> None:
-    content = {
-        "format": FORMAT,
-        "classifier": model.classifier,
-        "artists": model.artists,
-        "features": model.features,
-        "temperature": model.temperature,
-    }
+    """Write to `path` what `load_model` reads."""
     with replacing(path) as temporary:
-        skops.io.dump(content, temporary)
+        skops.io.dump({"format": FORMAT, **vars(model)}, temporary)
 
 
 # Besides what skops trusts by itself. None runs code when it is loaded; a tree's indices are

@@ -212,10 +212,8 @@ class _EmbeddingEar(_NetworkEar):
                 f"{wanted.weights[:12]}…, here are {found.settings.weights[:12]}…; use those, or "
                 "train it again"
             )
-        self._encoder, self.sample_rate = (
-            encoders.encoder(found.settings, found.source),
-            wanted.sample_rate,
-        )
+        self._encoder = encoders.encoder(found.settings, found.source)
+        self.sample_rate = wanted.sample_rate
 
     def hear(self, samples: Samples) -> tuple[Any, Any, Any]:
         encoder, n = self._encoder, len(samples)

@@ -27,24 +27,22 @@ class Prediction:
 
 
 def prediction(song: Path, posteriors: NDArray[np.float64], artists: Sequence[str]) -> Prediction:
+    """The likeliest of the `artists`; `posteriors`, (artists,), are calibrated."""
     order = scoring.ranking(posteriors)[:N_NAMED]
     return Prediction(song, [(artists[i], float(posteriors[i])) for i in order])
 
 
 def write(predictions: Sequence[Prediction], json_file: Path | None, csv_file: Path | None) -> None:
     """{"path": [{"artist": ..., "probability": ...}, ...], ...}; and a row for each song."""
+    keys = ("artist", "probability")
     if json_file:
-        keys = ("artist", "probability")
         content = {
             str(p.song): [dict(zip(keys, pair, strict=True)) for pair in p.best]
             for p in predictions
         }
         write_json(json_file, content)
     if csv_file:
-        header = [
-            "song",
-            *(f"{k}_{n + 1}" for n in range(N_NAMED) for k in ("artist", "probability")),
-        ]
+        header = ["song", *(f"{key}_{n + 1}" for n in range(N_NAMED) for key in keys)]
         with (
             replacing(csv_file) as temporary,
             temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as f,

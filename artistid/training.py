@@ -74,7 +74,8 @@ class TrainingSettings:
     def check(self) -> None:
         """Raise UserError for a value that can't be used."""
         require_at_least(self, batch_size=1, patience=1, weight_decay=0, mixup=0)
-        require_at_least(self, **({} if self.epochs is None else {"epochs": 1}))
+        if self.epochs is not None:
+            require_at_least(self, epochs=1)
         if not 0 < self.lr < float("inf"):
             raise UserError(f"--lr {self.lr}: must be above 0")
         if not 0 <= self.label_smoothing < 1:
