@@ -22,16 +22,18 @@ from artistid.training import excerpt_posteriors
 BATCH = 32  # excerpts at once
 
 Samples = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Rows = tuple[Floats, Floats, Floats]  # what `Ear.hear` returns
 
 
 @dataclass(frozen=True)
 class Heard:
     """What a model makes of a song. All posteriors are calibrated."""
 
-    song: NDArray[np.float64]  # (artists,)
-    excerpts: NDArray[np.float64]  # (excerpts, artists)
-    starts_s: NDArray[np.float64]  # (excerpts,), and where each ends
-    ends_s: NDArray[np.float64]
+    song: Floats  # (artists,)
+    excerpts: Floats  # (excerpts, artists)
+    starts_s: Floats  # (excerpts,), and where each ends
+    ends_s: Floats
     samples: Samples  # what was heard
     sample_rate: int  # Hz
     note: str  # what to know about the file, else empty
@@ -42,7 +44,7 @@ class Ear(Protocol):
 
     sample_rate: int  # Hz
 
-    def hear(self, samples: Samples) -> tuple[Any, Any, Any]:
+    def hear(self, samples: Samples) -> Rows:
         """Rows of posteriors, of which the mean is the song's, (rows, artists); starts and ends,
         in seconds, of the first ones: rows that have none are of the whole song."""
 
@@ -103,13 +105,13 @@ def newest(*folders: Path) -> Path:
 def _classical(path: Path) -> Model:
     model = classical.load_model(path)
     try:
-        settings = _of(features.FeatureSettings, model.features)
+        settings = _restored(features.FeatureSettings, model.features)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: of features that this program does not have: {error}") from error
     return Model(model.artists, model.temperature, _StatisticsEar(model.classifier, settings))
 
 
-def _of(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+def _restored(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
     """A settings dataclass from JSON, where tuples are lists."""
     unknown = values.keys() - {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if unknown:
@@ -127,11 +129,13 @@ def _reason(error: Exception) -> str:
 class _StatisticsEar:
     """Task 1: statistics of excerpts, and of the whole song."""
 
-    def __init__(self, classifier: classical.SongClassifier, settings: Any) -> None:
+    def __init__(
+        self, classifier: classical.SongClassifier, settings: features.FeatureSettings
+    ) -> None:
         self._classifier, self._settings = classifier, settings
         self.sample_rate = settings.sample_rate
 
-    def hear(self, samples: Samples) -> tuple[Any, Any, Any]:
+    def hear(self, samples: Samples) -> Rows:
         found = features.song_features(samples, self._settings)
         rows = np.vstack([found.excerpts, found.song])
         posteriors = self._classifier.predict_proba(rows)
@@ -153,7 +157,7 @@ class _NetworkEar:
         self._network, self._devices = network, devices
         self._crop = int(description["crop_frames"])
 
-    def _classify(self, frames: Tensor) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    def _classify(self, frames: Tensor) -> tuple[Floats, NDArray[np.intp]]:
         """Posteriors and first frames of excerpts that cover `frames`, (frames, features)."""
         song = ResidentSongs(frames, np.array([len(frames)]))
         excerpts = covering(song.lengths, self._crop)
@@ -179,7 +183,7 @@ class _MelEar(_NetworkEar):
             raise ValueError(f"log-mels of {settings.n_mels} bands, not {network.settings.n_mels}")
         self._settings, self.sample_rate = settings, settings.sample_rate
 
-    def hear(self, samples: Samples) -> tuple[Any, Any, Any]:
+    def hear(self, samples: Samples) -> Rows:
         log_mel = torch.from_numpy(melspec.song_log_mel(samples, self._settings))
         posteriors, starts = self._classify(log_mel)
         rate = self._settings.frames_per_second
@@ -215,7 +219,7 @@ class _EmbeddingEar(_NetworkEar):
         self._encoder = encoders.encoder(found.settings, found.source)
         self.sample_rate = wanted.sample_rate
 
-    def hear(self, samples: Samples) -> tuple[Any, Any, Any]:
+    def hear(self, samples: Samples) -> Rows:
         encoder, n = self._encoder, len(samples)
         embeddings = encoders.song_embeddings(samples, encoder, self._devices.device)
         posteriors, first = self._classify(torch.from_numpy(embeddings))
@@ -228,15 +232,15 @@ class _EmbeddingEar(_NetworkEar):
 def _mel_cnn(
     description: Mapping[str, Any], _weights: Path | None, devices: Devices
 ) -> tuple[nn.Module, Ear]:
-    network = MelCNN(_of(MelCNNSettings, description["network"]))
-    settings = _of(melspec.MelSettings, description["mel"])
+    network = MelCNN(_restored(MelCNNSettings, description["network"]))
+    settings = _restored(melspec.MelSettings, description["mel"])
     return network, _MelEar(network, settings, description, devices)
 
 
 def _embedding_mlp(
     description: Mapping[str, Any], weights: Path | None, devices: Devices
 ) -> tuple[nn.Module, Ear]:
-    network = EmbeddingMLP(_of(EmbeddingMLPSettings, description["network"]))
+    network = EmbeddingMLP(_restored(EmbeddingMLPSettings, description["network"]))
     return network, _EmbeddingEar(network, description, weights, devices)
 
 
