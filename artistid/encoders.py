@@ -220,6 +220,7 @@ def song_embeddings(
 
 
 def excerpt_starts(n_samples: int, excerpt: int) -> list[int]:
+    """First sample of each excerpt of so many samples; the last one ends with the song."""
     last = max(n_samples - excerpt, 0)
     return [*range(0, last, excerpt), last]
 

@@ -56,6 +56,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Indented, in UTF-8, and as escapes where that can't be."""
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a file's name in another encoding; escaped, it comes back

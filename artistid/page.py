@@ -98,7 +98,7 @@ class Split:
 
 def refresh(results: Path) -> None:
     """Write the page of a results folder anew. Metrics that can't be read are named on it."""
-    read = {task: _read(results, task) for task in TASKS if _metrics(results, task).exists()}
+    read = {task: _read(results, task) for task in TASKS if metrics_file(results, task).exists()}
     usable = [result for result in read.values() if isinstance(result, Result)]
     newest = max(usable, key=lambda result: result.written, default=None)
     corpus = newest.corpus if newest else "none"
@@ -126,7 +126,8 @@ def _template() -> jinja2.Template:
     ).from_string(template)
 
 
-def _metrics(results: Path, task: str) -> Path:
+def metrics_file(results: Path, task: str) -> Path:
+    """Where in a results folder a task's metrics are."""
     return results / f"metrics_{task}.json"
 
 
@@ -135,7 +136,7 @@ def _metrics(results: Path, task: str) -> Path:
 
 def _read(results: Path, task: str) -> Result | str:
     """A task's metrics, or what is wrong with their file."""
-    path = _metrics(results, task)
+    path = metrics_file(results, task)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return _result(task, values, path)
@@ -238,7 +239,7 @@ def _not_compared(read: Mapping[str, Result | str], corpus: str) -> list[str]:
     """The metrics files that the page makes nothing of, and why."""
     remarks = []
     for task, result in read.items():
-        name = _metrics(Path(), task).name
+        name = metrics_file(Path(), task).name
         if isinstance(result, str):
             remarks.append(f"{name} is left out: {result}.")
         elif result.corpus != corpus:

@@ -203,9 +203,11 @@ class Run:
         return {"id": track.id, "artist": track.artist, "file": file}
 
     def score(self, posteriors: NDArray[Any], tracks: Sequence[Track]) -> Scores:
+        """All scores of (tracks, artists) `posteriors`."""
         return scoring.score(posteriors, self.labels(tracks), self.corpus.artists)
 
     def labels(self, tracks: Sequence[Track]) -> NDArray[np.intp]:
+        """(tracks,): indices into the corpus' artists; UNKNOWN where it has no such artist."""
         return scoring.labels_of([track.artist for track in tracks], self.corpus.artists)
 
     def draw_confusion(
@@ -264,7 +266,7 @@ class Run:
             "figures": self.figures,
             "seconds": self.seconds,
         }
-        path = self.outputs.results / f"metrics_{self.task}.json"
+        path = page.metrics_file(self.outputs.results, self.task)
         write_json(path, values)
         if self._whole.is_split_here:
             for name, entries in split_lists(self._whole).items():

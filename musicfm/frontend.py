@@ -5,6 +5,7 @@ Facts are those of the official code, github.com/minzwon/musicfm, modules/featur
 
 from functools import cache
 
+# by name and at once: several processes that load them first can spoil numba's compiled files
 import librosa.filters
 import librosa.util.utils
 import torch

@@ -68,6 +68,7 @@ class Corpus:
 
 
 def label_problems(train: Sequence[Track], val: Sequence[Track]) -> list[str]:
+    """Why nothing can be learnt from train or scored on val, each in a line."""
     problems = [
         f"no track to use for {name}" for name, x in (("train", train), ("val", val)) if not x
     ]

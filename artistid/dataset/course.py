@@ -21,6 +21,7 @@ from artistid.dataset.finding import audio_files
 
 
 def read_course(root: Path) -> Corpus:
+    """Raises CorpusError with every problem of the lists, the songs in them and the tests."""
     problems: list[str] = []
     train = _read_list(root, "train", problems)
     val = _read_list(root, "val", problems)
