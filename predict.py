@@ -9,7 +9,6 @@ if __name__ == "__main__":
     interrupts.end_at_once()  # the imports below take seconds
 
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -53,7 +52,7 @@ def main(settings: Settings) -> None:
     songs = find_songs(settings.songs)
     path = settings.model or models.newest(Path("result"), Path("result/demo"))
     width = max(len(shown(song.name)) for song in songs)
-    found, refused, drawn = [], [], Counter[str]()
+    found, refused, drawn = [], [], set[str]()
     with devices.start(settings.device, "auto") as compute:
         model = models.load(path, settings.weights, compute)
         if not settings.quiet:

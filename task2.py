@@ -1,7 +1,8 @@
 """Task 2: which artist is it, by a convolutional network on mel spectrograms, from scratch.
 
-Trains on random crops of train, keeps the epoch that does best on val, and predicts test; a song
-gets the mean posterior of excerpts that cover it. For several GPUs or machines: torchrun task2.py.
+Trains on random crops of train and keeps the latest epoch that val can't tell from the best; then
+trains on train and val for as many epochs, and predicts test. A song gets the mean posterior of
+excerpts that cover it. For several GPUs or machines: torchrun task2.py.
 """
 
 if __name__ == "__main__":

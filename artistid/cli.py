@@ -98,7 +98,7 @@ Settings = TypeVar("Settings", bound=CheckedSettings)
 def start(settings: type[Settings], main: Callable[[Settings], None], description: str) -> None:
     """Call `main` with the command line's settings and exit: 0, 2 for what the user can mend,
     130 for Ctrl-C. A traceback means a fault of ours."""
-    program = _program()
+    program = interrupts.program()
     for stream in (sys.stdout, sys.stderr):  # a file's name may be of another encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -119,12 +119,6 @@ def start(settings: type[Settings], main: Callable[[Settings], None], descriptio
     except KeyboardInterrupt:
         parallel.kill_workers()
         _exit(f"\n{program}: stopped; {settings.how_to_go_on}", 130)
-
-
-def _program() -> str:
-    """What the user has typed: "task1.py", "python3 -m artistid.dataset"."""
-    name, spec = Path(sys.argv[0]).name, sys.modules["__main__"].__spec__
-    return f"python3 -m {spec.parent}" if spec and name == "__main__.py" else name
 
 
 def _exit(message: str, status: int) -> None:

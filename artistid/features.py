@@ -74,17 +74,19 @@ class FeatureSettings:
 class SongFeatures(NamedTuple):
     """Means of all frame features, then their standard deviations."""
 
-    excerpts: Array  # (excerpts, columns)
+    excerpts: Array  # (excerpts, columns), of those that are not silent
     song: Array  # (columns,)
+    spans: NDArray[np.intp]  # (excerpts, 2): the first frame of each, and the one after its last
 
 
 def recipe(settings: FeatureSettings) -> Recipe:
-    """How `extract` makes and caches the arrays of a `SongFeatures`."""
+    """How `extract` makes and caches "excerpts" and "song" of a `SongFeatures`."""
     return Recipe("features", VERSION, settings, _arrays)
 
 
 def _arrays(audio: Array, settings: FeatureSettings) -> dict[str, Array]:
-    return song_features(audio, settings)._asdict()
+    found = song_features(audio, settings)
+    return {"excerpts": found.excerpts, "song": found.song}
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,13 @@ def song_features(audio: Array, settings: FeatureSettings) -> SongFeatures:
     Silent excerpts are left out. Raises AudioError where the audio is shorter than a frame.
     """
     frames = frame_features(audio, settings)
-    excerpts = mean_and_std(frames, excerpt_starts(len(frames), settings))
+    starts = excerpt_starts(len(frames), settings)
+    excerpts = mean_and_std(frames, starts)
     loudness = excerpts[:, frame_feature_names(settings).index("rms")]
     audible = loudness >= min(SILENT_RMS, loudness.max())
     song = mean_and_std(frames, np.zeros(1, dtype=np.intp))[0]
-    return SongFeatures(excerpts[audible], song)
+    spans = np.stack([starts, np.append(starts[1:], len(frames))], axis=1)
+    return SongFeatures(excerpts[audible], song, spans[audible])
 
 
 def excerpt_starts(n_frames: int, settings: FeatureSettings) -> NDArray[np.intp]:

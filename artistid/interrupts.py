@@ -17,6 +17,12 @@ def raise_again() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def program() -> str:
+    """What the user has typed: "task1.py", "python3 -m artistid.dataset"."""
+    name, spec = Path(sys.argv[0]).name, sys.modules["__main__"].__spec__
+    return f"python3 -m {spec.parent}" if spec and name == "__main__.py" else name
+
+
 def _end(_signal: int, _frame: FrameType | None) -> None:
-    os.write(2, f"\n{Path(sys.argv[0]).name}: stopped; nothing was begun\n".encode())
+    os.write(2, f"\n{program()}: stopped; nothing was begun\n".encode())
     os._exit(128 + signal.SIGINT)

@@ -139,11 +139,8 @@ class _StatisticsEar:
         found = features.song_features(samples, self._settings)
         rows = np.vstack([found.excerpts, found.song])
         posteriors = self._classifier.predict_proba(rows)
-        n_frames = 1 + len(samples) // self._settings.hop
-        starts = features.excerpt_starts(n_frames, self._settings)
-        starts_s = starts * self._settings.hop / self.sample_rate
-        ends_s = np.minimum(starts_s + self._settings.excerpt_s, len(samples) / self.sample_rate)
-        return posteriors, starts_s, ends_s
+        starts_s, ends_s = found.spans.T * self._settings.hop / self.sample_rate
+        return posteriors, starts_s, np.minimum(ends_s, len(samples) / self.sample_rate)
 
 
 class _NetworkEar:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import tyro
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from artistid import classical, features, melspec, training
@@ -110,7 +111,9 @@ def cost(stage: Callable[..., Any], arguments: tuple[Any, ...]) -> Cost:
     stage(*arguments)
     seconds = time.perf_counter() - begin
     processes = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
-    return Cost(seconds, max(peak_mib(pid) for pid in processes))
+    mib = max(peak_mib(pid) for pid in processes)
+    get_reusable_executor().shutdown(wait=True)  # else this process waits for its idle workers
+    return Cost(seconds, mib)
 
 
 def alone(stage: Callable[..., Any], *arguments: Any) -> Cost:

@@ -30,6 +30,9 @@ def main() -> None:
     except (CheckpointError, DownloadError, OSError) as error:
         print(f"musicfm: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nmusicfm: stopped; a download goes on where it was", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

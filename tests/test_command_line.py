@@ -49,6 +49,21 @@ def test_ctrl_c_while_a_script_is_loading(name: str) -> None:
     assert (status, errors) == (130, f"\n{name}.py: stopped; nothing was begun\n")
 
 
+def test_ctrl_c_while_a_module_is_loading() -> None:
+    run = [sys.executable, "-X", "importtime", "-m", "artistid.dataset"]
+    process = subprocess.Popen(
+        run, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr
+    while "matplotlib" not in process.stderr.readline():  # which only the module itself loads
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "\npython3 -m artistid.dataset: stopped; nothing was begun\n" in errors
+    assert "Traceback" not in errors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line", "kept"),

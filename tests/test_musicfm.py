@@ -16,6 +16,7 @@ from conftest import PROJECT
 from numpy.random import Generator
 from torch import nn
 
+import musicfm.__main__ as musicfm_command
 import musicfm.published as published
 from benchmarks.musicfm import random_checkpoint
 from musicfm import CheckpointError, MusicFM, MusicFMConfig, load_checkpoint
@@ -452,6 +453,20 @@ def test_the_command_fails_with_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "nowhere.pt" in done.stderr
+
+
+def test_ctrl_c_in_a_download_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["musicfm", "download"])
+    monkeypatch.setattr(musicfm_command, "download", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        musicfm_command.main()
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "\nmusicfm: stopped; a download goes on where it was\n"
 
 
 @pytest.mark.usefixtures("small")

@@ -119,6 +119,34 @@ def test_excerpts_are_those_of_the_song_in_order(
     assert heard.ends_s[-1] == pytest.approx(33, abs=0.6)
 
 
+def test_what_is_silent_is_not_in_the_timeline_and_the_end_is(
+    trained: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    path = tmp_path / "song.wav"
+    song = hum(1, rng, seconds=62.0)
+    song[19 * 16_000 : 36 * 16_000] = 0
+    write_audio(path, song)
+    model = models.load(trained / "out" / MODELS["task1"], None, Devices("cpu", "auto"))
+    heard = model.predict(path)
+    assert len(heard.starts_s) == len(heard.ends_s) == len(heard.excerpts)
+    assert heard.ends_s[-1] == 62
+    middle = (heard.starts_s + heard.ends_s) / 2
+    assert not ((middle > 21) & (middle < 34)).any()
+    assert (middle < 20).sum() == 4
+    edges, columns = timeline._columns(heard)
+    (silent,) = np.flatnonzero(np.isnan(columns).all(axis=1))
+    assert edges[silent : silent + 2] == pytest.approx([20, 35], abs=0.6)
+    assert np.isnan(columns).sum() == columns.shape[1]
+    timeline.draw(tmp_path / "x.png", heard, model.artists, "song")
+
+
+def test_no_figure_takes_the_name_of_another(tmp_path: Path) -> None:
+    drawn: set[str] = set()
+    songs = [Path("x/a.mp3"), Path("y/a.mp3"), Path("a 2.wav"), Path("z/a.ogg")]
+    names = [timeline.path_for(song, tmp_path, drawn).name for song in songs]
+    assert names == ["a.png", "a 2.png", "a 2 2.png", "a 3.png"]
+
+
 def test_folders_and_patterns_are_gone_through_once(
     trained: Path, tests: list[Path], command: Command
 ) -> None:

@@ -3,6 +3,11 @@
 Artists and albums at once; hours, formats and files that can't be used after decoding all of it.
 """
 
+if __name__ == "__main__":
+    from artistid import interrupts
+
+    interrupts.end_at_once()  # the imports below take seconds
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
