@@ -69,7 +69,7 @@ def measure(settings: Settings) -> Measured:
         for seconds in settings.seconds:
             for layer in settings.layers:
                 compare(ways, seconds, layer, settings.rounds, rows, ratios)
-    than = f" --official {settings.official}" if settings.official else ""
+    than = " --official CHECKOUT" if settings.official else ""
     basis = next(iter(ways))
     return Measured(
         "MusicFM",
