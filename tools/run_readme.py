@@ -83,9 +83,12 @@ class Shell:
             wait_for(background[0], process)
         elif process.wait():
             raise subprocess.CalledProcessError(process.returncode, command)
+        else:
+            self.close()  # what is in the background was for this command
 
     def close(self) -> None:
-        for process in reversed(self._started):
+        while self._started:
+            process = self._started.pop()
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
 
