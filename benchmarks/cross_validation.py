@@ -8,10 +8,12 @@ Each family shows its best grid point, which is a little optimistic, and the spr
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
-from sklearn.model_selection import StratifiedKFold
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from artistid import classical, features
 from artistid.dataset import read_corpus
@@ -19,6 +21,7 @@ from artistid.extraction import extract
 from artistid.parallel import Workers
 from benchmarks.measured import CACHE, GAMEMUSIC, Measured
 
+N_FOLDS = 5
 MAX_EXCERPTS = 10_000  # to train on, task 1's default
 
 
@@ -28,6 +31,18 @@ class Settings:
     """The corpus."""
     repeats: int = 3
     """Times that the 5 folds are drawn anew."""
+
+
+def folds_of(labels: NDArray[np.intp], repeats: int, albums: Any = None) -> list[classical.Folds]:
+    kind: Any = StratifiedKFold if albums is None else StratifiedGroupKFold
+    drawn = (kind(N_FOLDS, shuffle=True, random_state=seed) for seed in range(repeats))
+    return [classical.Folds(list(split.split(labels, labels, albums)), "") for split in drawn]
+
+
+def best_of(drawn: list[list[classical.Candidate]]) -> list[classical.Candidate]:
+    """In each draw of the folds, the grid point that is best over all draws."""
+    merits = np.mean([[candidate.merit for candidate in grid] for grid in drawn], axis=0)
+    return [grid[int(merits.argmax())] for grid in drawn]
 
 
 def measure(settings: Settings) -> Measured:
@@ -40,16 +55,13 @@ def measure(settings: Settings) -> Measured:
         tracks, corpus.artists, features.SongLoader(extraction.entries), MAX_EXCERPTS
     )
     results: dict[str, list[list[classical.Candidate]]] = {}
-    for seed in range(settings.repeats):
-        split = StratifiedKFold(5, shuffle=True, random_state=seed)
-        folds = classical.Folds(list(split.split(labels, labels)), "")
+    for folds in folds_of(labels, settings.repeats):
         for family in classical.families_for(songs, folds, seed=0):
             candidates = classical.cross_validate(family, songs, labels, folds, Workers())
             results.setdefault(family.name, []).append(candidates)
     rows = [["model", "top-1", "from, to", "top-3", "from, to", "settings"]]
     for name, by_repeat in results.items():
-        merits = np.mean([[c.merit for c in candidates] for candidates in by_repeat], axis=0)
-        best = [candidates[int(np.argmax(merits))] for candidates in by_repeat]
+        best = best_of(by_repeat)
         rows.append([name, *_words([c.top1 for c in best]), *_words([c.top3 for c in best])])
         rows[-1].append(classical.describe(best[0].parameters))
     return Measured(

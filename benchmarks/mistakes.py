@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from tqdm import tqdm
 
 import task2_baseline
@@ -31,9 +30,9 @@ from artistid.demo import ensure_demo_corpus
 from artistid.devices import Devices
 from artistid.excerpts import ResidentSongs
 from artistid.parallel import Workers
+from benchmarks.cross_validation import N_FOLDS, best_of, folds_of
 from benchmarks.measured import GAMEMUSIC, Measured
 
-N_FOLDS = 5
 HOMEWORK_S = 30.0  # of a song that are heard
 WRONG_BY = 24 / 16  # MusicFM's rate to the course's
 
@@ -90,12 +89,6 @@ class Scored:
     top3: list[float]
 
 
-def folds_of(labels: NDArray[np.intp], repeats: int, albums: Any = None) -> list[Folds]:
-    kind: Any = StratifiedKFold if albums is None else StratifiedGroupKFold
-    drawn = (kind(N_FOLDS, shuffle=True, random_state=seed) for seed in range(repeats))
-    return [Folds(list(split.split(labels, labels, albums)), "") for split in drawn]
-
-
 def by_svm(
     songs: Songs,
     labels: NDArray[np.intp],
@@ -107,8 +100,7 @@ def by_svm(
     svm = next(family for family in families if family.name == "SVM")
     svm = svm._replace(classifier=kind(svm.classifier.row_classifier))
     drawn = [classical.cross_validate(svm, songs, labels, each, Workers()) for each in folds]
-    merits = np.mean([[candidate.merit for candidate in grid] for grid in drawn], axis=0)
-    best = [grid[int(merits.argmax())] for grid in drawn]
+    best = best_of(drawn)
     return Scored([one.top1 for one in best], [one.top3 for one in best])
 
 

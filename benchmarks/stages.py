@@ -32,7 +32,7 @@ from artistid import (
     report,
     training,
 )
-from artistid.cli import DEMO
+from artistid.report import PROJECT
 from benchmarks.measured import GAMEMUSIC, Measured, brief
 from benchmarks.tasks import TASKS
 from benchmarks.ways import Way
@@ -111,7 +111,7 @@ def measure(settings: Settings) -> Measured:
     rows = [["task", "s", *(f"{stage}, %" for stage in stages)]]
     for name in tqdm(TASKS, desc="stages", unit="task", disable=None):
         begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {name}"], cwd=DEMO.parents[1], check=True)
+        subprocess.run([sys.executable, "-c", f"import {name}"], cwd=PROJECT, check=True)
         seconds = {"start": time.perf_counter() - begin}
         with tempfile.TemporaryDirectory() as folder:
             seconds |= Way(task, name, settings.data, Path(folder)).run().value

@@ -13,7 +13,17 @@ from artistid.classical import SongClassifier
 from artistid.dataset import Track
 from artistid.extraction import extract
 from artistid.parallel import Workers
-from benchmarks import artist20_size, cnn, features, growth, mistakes, musicfm, stages, tasks
+from benchmarks import (
+    artist20_size,
+    cnn,
+    cross_validation,
+    features,
+    growth,
+    mistakes,
+    musicfm,
+    stages,
+    tasks,
+)
 from benchmarks.measured import Measured, Ratio, brief, markdown, spread
 
 
@@ -85,7 +95,7 @@ def test_the_mistake_scales_training_songs_only(rng: Generator) -> None:
 def test_folds_by_album_share_none() -> None:
     labels = np.repeat(np.arange(2), 20)
     albums = np.repeat(np.arange(10), 4)
-    for known, held_out in mistakes.folds_of(labels, 1, albums)[0].pairs:
+    for known, held_out in cross_validation.folds_of(labels, 1, albums)[0].pairs:
         assert not set(albums[known]) & set(albums[held_out])
 
 
