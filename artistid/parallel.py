@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import time
 import warnings
 from collections import deque
@@ -20,7 +19,7 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
-from artistid import progress
+from artistid import interrupts, progress
 from artistid.errors import UserError, shown
 
 # torchrun and accelerate start several processes of a script; this one alone writes and reports
@@ -96,7 +95,8 @@ def _single_threaded(function: Callable[..., Result], *arguments: Any) -> Result
 def _in_processes(calls: Calls, jobs: int) -> Iterator[Any]:
     # a worker that has loaded more than before is renewed, which is all that loky says there
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
-    with parallel_config(backend="loky", inner_max_num_threads=1), _interrupts_kept_from_children():
+    resource_tracker.ensure_running()  # it would unblock what is blocked here, when it starts
+    with parallel_config(backend="loky", inner_max_num_threads=1), interrupts.deferred():
         results = Parallel(n_jobs=jobs, return_as="generator")(calls)
     try:
         yield from results
@@ -105,21 +105,6 @@ def _in_processes(calls: Calls, jobs: int) -> Iterator[Any]:
             "a process was killed, most likely for want of memory: use fewer --jobs, and run it "
             "again (what is done is kept)"
         ) from error
-
-
-@contextmanager
-def _interrupts_kept_from_children() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; those begun in this block leave it to this one,
-    instead of each printing where it was."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # it would unblock what is blocked here, when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def kill_workers() -> None:

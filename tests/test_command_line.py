@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from conftest import PROJECT, Call, Script, command, make_course
 
 import predict
 import task1
+from artistid import interrupts
 
 SCRIPTS = ("task1", "task2", "task2_baseline", "predict")
 BAR = re.compile(r"\d+%\|")
@@ -62,6 +64,31 @@ def test_ctrl_c_while_a_module_is_loading() -> None:
     assert process.returncode == 130
     assert "\npython3 -m artistid.dataset: stopped; nothing was begun\n" in errors
     assert "Traceback" not in errors
+
+
+def test_ctrl_c_while_processes_begin_is_heard_when_they_have() -> None:
+    go = threading.Event()
+
+    def press() -> None:
+        go.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    other = threading.Thread(target=press)  # which does not block it: begun before
+    other.start()
+    whole = False
+
+    @interrupts.deferred()
+    def begin() -> None:
+        nonlocal whole
+        go.set()
+        other.join()
+        time.sleep(0.01)
+        whole = True
+
+    with pytest.raises(KeyboardInterrupt):
+        begin()
+    assert whole
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow

@@ -50,6 +50,10 @@ def results(task: str, out: Path) -> Any:
     return {key: metrics.get(key) for key in kept}, (out / f"pred_{task}.json").read_bytes()
 
 
+def n_files(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
 def require_whole_files(folder: Path) -> int:
     """Every file that has its name can be read; how many there are."""
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -72,28 +76,28 @@ def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_been(
     course: Path, tmp_path: Path, task: str, kills: int
 ) -> None:
     whole = tmp_path / "whole"
-    begin = time.monotonic()
     run = command(task, course, whole / "cache", whole, "--quiet")
     subprocess.run(run, env=ONE_THREAD, check=True)
-    duration = time.monotonic() - begin
     expected = results(task, whole)
+    n_whole = require_whole_files(whole)
     draw = random.Random(task)
-    moments = [draw.uniform(0.2, 1.1) * duration for _ in range(kills)]
 
     def kill(number: int) -> int:
-        """How many files were there."""
+        """Soon after there are so many of the files that it writes; how many there were."""
         folder = tmp_path / str(number)
         run = command(task, course, folder / "cache", folder, "--quiet")
         process = subprocess.Popen(run, env=ONE_THREAD, start_new_session=True)
-        time.sleep(moments[number])
+        while n_files(folder) < number * n_whole // kills and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.2))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        n_files = require_whole_files(folder)
+        n_killed = require_whole_files(folder)
         resume = ["--resume"] * (folder / f"model_{task}_resume.pt").exists()
         subprocess.run([*run, *resume], env=ONE_THREAD, check=True)
         assert results(task, folder) == expected
         require_whole_files(folder)
-        return n_files
+        return n_killed
 
     with ThreadPoolExecutor(2) as two:
         assert len(set(two.map(kill, range(kills)))) > 2  # they were different moments
