@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 import warnings
 from collections import deque
@@ -111,6 +112,9 @@ def kill_workers() -> None:
     """At once: to let them finish takes seconds, and what they are at is not kept."""
     for process in active_children():
         process.terminate()
+    for thread in threading.enumerate():
+        if thread.name == "QueueFeederThread":  # multiprocessing's, which removes a semaphore and
+            thread.join(timeout=1)  # then says so; between the two, the tracker thinks it lost
 
 
 def _in_threads(calls: Calls, _jobs: int) -> Iterator[Any]:
