@@ -67,6 +67,7 @@ def test_ctrl_c_while_a_module_is_loading() -> None:
 
 
 def test_ctrl_c_while_processes_begin_is_heard_when_they_have() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # not so in a background
     go = threading.Event()
 
     def press() -> None:
@@ -88,7 +89,7 @@ def test_ctrl_c_while_processes_begin_is_heard_when_they_have() -> None:
     with pytest.raises(KeyboardInterrupt):
         begin()
     assert whole
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 @pytest.mark.slow
