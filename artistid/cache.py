@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ from safetensors.numpy import save
 
 from artistid.errors import UserError
 from artistid.files import replacing
-
-
-@dataclass(frozen=True)
-class Entry:
-    arrays: Mapping[str, NDArray[Any]]
-    notes: Mapping[str, str]
 
 
 def content_digest(path: Path) -> str:
@@ -66,7 +59,9 @@ def opened(path: Path) -> Iterator[Any]:
         raise UserError(f"{path}: gone from the cache; run it again") from error
 
 
-def save_entry(path: Path, entry: Entry) -> None:
-    arrays = {name: np.ascontiguousarray(array) for name, array in entry.arrays.items()}
+def save_entry(
+    path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str] | None = None
+) -> None:
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with replacing(path) as temporary:
-        temporary.write_bytes(save(arrays, metadata=dict(entry.notes)))
+        temporary.write_bytes(save(whole, metadata=dict(notes or {})))

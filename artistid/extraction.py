@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 
 from artistid import audio, parallel, progress
 from artistid.audio import AudioError
-from artistid.cache import (
-    Entry,
-    content_digest,
-    entry_path,
-    load_notes,
-    save_entry,
-    settings_digest,
-)
+from artistid.cache import content_digest, entry_path, load_notes, save_entry, settings_digest
 from artistid.dataset import Track
 from artistid.errors import UserError, shown
 from artistid.parallel import Place, Workers
@@ -149,7 +142,7 @@ def _extract_one(path: Path, recipe: Recipe, cache: Path) -> _Outcome:
         arrays = recipe.compute(sound.samples, recipe.settings)
     except AudioError as error:
         return _Outcome(refusal=str(error))
-    save_entry(place, Entry(arrays, {"note": sound.note}))
+    save_entry(place, arrays, {"note": sound.note})
     return _Outcome(place, sound.note, heard_s=sound.seconds)
 
 

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from artistid import cache, devices, training
 from artistid.augmentation import spec_augment
-from artistid.cache import Entry
 from artistid.devices import DeviceName, Precision
 from artistid.excerpts import open_songs
 from artistid.melspec import NAME, MelSettings
@@ -48,7 +47,7 @@ def make_entries(folder: Path, n_songs: int, mel: MelSettings) -> list[Path]:
     frames = draw.normal(-40, 10, shape).astype(np.float16)
     paths = [folder / f"{song}.safetensors" for song in range(n_songs)]
     for path in tqdm(paths, desc="log-mels", unit="song", disable=None):
-        cache.save_entry(path, Entry({NAME: np.roll(frames, len(path.name))}, {}))
+        cache.save_entry(path, {NAME: np.roll(frames, len(path.name))})
     return paths
 
 

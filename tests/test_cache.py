@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from artistid import cache
-from artistid.cache import Entry
 
 DIGEST = "d" * 16
 
@@ -29,7 +28,7 @@ def test_any_setting_changes_the_key() -> None:
 def test_arrays_and_notes_come_back(tmp_path: Path) -> None:
     path = cache.entry_path(tmp_path, "ab12", DIGEST)
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    cache.save_entry(path, Entry({"x": array.T}, {"note": "cut short: 周"}))
+    cache.save_entry(path, {"x": array.T}, {"note": "cut short: 周"})
     with cache.opened(path) as file:
         np.testing.assert_array_equal(file.get_tensor("x"), array.T)
     assert cache.load_notes(path) == {"note": "cut short: 周"}
@@ -39,7 +38,7 @@ def test_arrays_and_notes_come_back(tmp_path: Path) -> None:
 def test_a_damaged_entry_is_none(tmp_path: Path, size: int) -> None:
     path = tmp_path / "entry.safetensors"
     assert cache.load_notes(path) is None
-    cache.save_entry(path, Entry({"x": np.zeros((4, 4), dtype=np.float32)}, {}))
+    cache.save_entry(path, {"x": np.zeros((4, 4), dtype=np.float32)})
     path.write_bytes(path.read_bytes()[:size])
     assert cache.load_notes(path) is None
     with pytest.raises(ValueError, match="gone from the cache"), cache.opened(path):
@@ -49,7 +48,7 @@ def test_a_damaged_entry_is_none(tmp_path: Path, size: int) -> None:
 def test_notes_and_slices_are_read_without_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "entry.safetensors"
     assert cache.load_notes(path) is None
-    cache.save_entry(path, Entry({"x": np.arange(12).reshape(6, 2)}, {"note": "周"}))
+    cache.save_entry(path, {"x": np.arange(12).reshape(6, 2)}, {"note": "周"})
     assert cache.load_notes(path) == {"note": "周"}
     with cache.opened(path) as file:
         np.testing.assert_array_equal(file.get_slice("x")[2:4], [[4, 5], [6, 7]])

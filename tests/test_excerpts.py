@@ -6,7 +6,6 @@ import torch
 from numpy.random import Generator
 
 from artistid import cache, excerpts
-from artistid.cache import Entry
 from artistid.excerpts import Excerpts, MappedSongs, covering, random_crops
 
 LENGTHS = np.array([25, 3, 10, 11])
@@ -20,7 +19,7 @@ def entries(tmp_path: Path, rng: Generator) -> list[Path]:
         frames = rng.normal(size=(length, 5)).astype(np.float16)
         frames[:, 0] = 100 * song + np.arange(length)
         paths.append(tmp_path / f"{song}.safetensors")
-        cache.save_entry(paths[-1], Entry({"log_mel": frames}, {"note": ""}))
+        cache.save_entry(paths[-1], {"log_mel": frames}, {"note": ""})
     return paths
 
 
