@@ -112,9 +112,11 @@ def kill_workers() -> None:
     """At once: to let them finish takes seconds, and what they are at is not kept."""
     for process in active_children():
         process.terminate()
+    # the thread that fed them removes a semaphore, then says so: if this process ends between the
+    # two, the resource tracker takes it for lost and complains
     for thread in threading.enumerate():
-        if thread.name == "QueueFeederThread":  # multiprocessing's, which removes a semaphore and
-            thread.join(timeout=1)  # then says so; between the two, the tracker thinks it lost
+        if thread.name == "QueueFeederThread":
+            thread.join(timeout=1)
 
 
 def _in_threads(calls: Calls, _jobs: int) -> Iterator[Any]:
