@@ -4,7 +4,7 @@ Prints a line for each song: the three artists that it sounds most like, and how
 """
 
 if __name__ == "__main__":
-    from artistid import interrupts
+    from artistid.foundation import interrupts
 
     interrupts.end_at_once()  # the imports below take seconds
 
@@ -16,10 +16,14 @@ from typing import Annotated, ClassVar
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from artistid import cli, devices, models, predictions, progress, timeline
-from artistid.audio import AudioError
-from artistid.dataset import find_songs
-from artistid.errors import UserError, shown
+from artistid import cli
+from artistid import inference as models
+from artistid.audio.decode import AudioError
+from artistid.dataset.finding import find_songs
+from artistid.foundation import progress
+from artistid.foundation.errors import UserError, shown
+from artistid.inference import devices
+from artistid.results import predictions, timeline
 
 
 @dataclass(frozen=True, kw_only=True)

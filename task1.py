@@ -5,16 +5,19 @@ cross-validation on train, scores the best of each on val, and predicts test wit
 """
 
 if __name__ == "__main__":
-    from artistid import interrupts
+    from artistid.foundation import interrupts
 
     interrupts.end_at_once()  # the imports below take seconds
 
 import logging
 from dataclasses import asdict, dataclass
 
-from artistid import classical, cli, features, report
-from artistid.dataset import SPLITS
-from artistid.errors import require_at_least
+from artistid import cli
+from artistid.audio.decode import features
+from artistid.dataset.corpus import SPLITS
+from artistid.foundation.errors import require_at_least
+from artistid.inference import classical
+from artistid.results import record as report
 
 log = logging.getLogger("artistid")
 

@@ -6,17 +6,19 @@ excerpts that cover it. For several GPUs or machines: torchrun task2.py.
 """
 
 if __name__ == "__main__":
-    from artistid import interrupts
+    from artistid.foundation import interrupts
 
     interrupts.end_at_once()  # the imports below take seconds
 
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from artistid import cli, devices, melspec, networks, training
-from artistid.augmentation import spec_augment
-from artistid.errors import require_at_least
+from artistid import cli
+from artistid.audio.decode import melspec
 from artistid.experiment import Method, train_and_report
+from artistid.foundation.errors import require_at_least
+from artistid.inference import devices, networks, training
+from artistid.models.augmentation import spec_augment
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ an embedding; an MLP learns to tell artists by their mean. Trains and reports as
 """
 
 if __name__ == "__main__":
-    from artistid import interrupts
+    from artistid.foundation import interrupts
 
     interrupts.end_at_once()  # the imports below take seconds
 
@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from artistid import cli, devices, encoders, networks, training
-from artistid.errors import require_at_least
+from artistid import cli
+from artistid.encoders.registry import registry as encoders
 from artistid.experiment import Method, train_and_report
+from artistid.foundation.errors import require_at_least
+from artistid.inference import devices, networks, training
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,15 @@ from typing import ClassVar, Protocol, TypeVar
 
 import tyro
 
-from artistid import interrupts, parallel, progress, report
-from artistid.dataset import Corpus, LibrarySettings, read_corpus
-from artistid.demo import ensure_demo_corpus, is_demo_corpus
-from artistid.errors import UserError
-from artistid.parallel import IS_MAIN_PROCESS, Workers
-from artistid.report import PROJECT, Outputs, Run
+from artistid.dataset.corpus import Corpus
+from artistid.dataset.demo import ensure_demo_corpus, is_demo_corpus
+from artistid.dataset.library import LibrarySettings
+from artistid.dataset.read import read_corpus
+from artistid.foundation import interrupts, parallel, progress
+from artistid.foundation.errors import UserError
+from artistid.foundation.parallel import IS_MAIN_PROCESS, Workers
+from artistid.results import record as report
+from artistid.results.record import PROJECT, Outputs, Run
 
 COURSE = PROJECT / "hw1"
 DEMO = COURSE / "demo"

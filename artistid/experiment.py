@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from artistid import training
-from artistid.augmentation import Augmentation
-from artistid.checkpoints import FORMAT, ResumeFile, corpus_digest, save_network
-from artistid.dataset import Split, Track
-from artistid.devices import Devices
-from artistid.excerpts import open_songs
-from artistid.report import Run
-from artistid.training import Examples, Posteriors, Trainer, TrainingSettings
+from artistid.dataset.corpus import Split, Track
+from artistid.inference import training
+from artistid.models.augmentation import Augmentation
+from artistid.models.checkpoint import FORMAT, ResumeFile, corpus_digest, save_network
+from artistid.models.crops import open_songs
+from artistid.models.devices import Devices
+from artistid.models.training import Examples, Posteriors, Trainer, TrainingSettings
+from artistid.results.record import Run
 
 log = logging.getLogger("artistid")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from artistid.files import replacing
+from artistid.foundation.files import replacing
 from benchmarks import (
     artist20_size,
     cnn,

@@ -16,12 +16,13 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from artistid import cache, devices, training
-from artistid.augmentation import spec_augment
-from artistid.devices import DeviceName, Precision
-from artistid.excerpts import open_songs
-from artistid.melspec import NAME, MelSettings
-from artistid.networks import MelCNN, MelCNNSettings
+from artistid.audio.decode import cache
+from artistid.audio.melspec import NAME, MelSettings
+from artistid.inference import devices, training
+from artistid.models.augmentation import spec_augment
+from artistid.models.crops import open_songs
+from artistid.models.devices import DeviceName, Precision
+from artistid.models.networks import MelCNN, MelCNNSettings
 from benchmarks.measured import Measured, brief
 from benchmarks.ways import Way, peak_mib
 

@@ -24,16 +24,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from artistid import training
-from artistid.augmentation import spec_augment
-from artistid.dataset import Track, read_corpus
-from artistid.devices import Devices, Precision
-from artistid.excerpts import MappedSongs, open_songs
-from artistid.extraction import extract
-from artistid.melspec import NAME, LogMel, MelSettings, recipe
-from artistid.networks import MelCNN, MelCNNSettings
-from artistid.parallel import Workers
-from artistid.scoring import labels_of
+from artistid.audio.extraction import extract
+from artistid.audio.melspec import NAME, LogMel, MelSettings, recipe
+from artistid.dataset.corpus import Track
+from artistid.dataset.read import read_corpus
+from artistid.foundation.parallel import Workers
+from artistid.inference import training
+from artistid.metrics import labels_of
+from artistid.models.augmentation import spec_augment
+from artistid.models.crops import MappedSongs, open_songs
+from artistid.models.devices import Devices, Precision
+from artistid.models.networks import MelCNN, MelCNNSettings
 from benchmarks.measured import CACHE, GAMEMUSIC, Measured, Ratio, brief, spread
 from benchmarks.ways import Way
 

@@ -15,10 +15,11 @@ import tyro
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from artistid import classical, features
-from artistid.dataset import read_corpus
-from artistid.extraction import extract
-from artistid.parallel import Workers
+from artistid.audio.decode import features
+from artistid.audio.extraction import extract
+from artistid.dataset.read import read_corpus
+from artistid.foundation.parallel import Workers
+from artistid.inference import classical
 from benchmarks.measured import CACHE, GAMEMUSIC, Measured
 
 N_FOLDS = 5

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from artistid import audio
-from artistid.dataset import read_corpus
-from artistid.features import FeatureSettings, frame_features, song_features
+from artistid.audio.decode import decode as audio
+from artistid.audio.features import FeatureSettings, frame_features, song_features
+from artistid.dataset.read import read_corpus
 from benchmarks.measured import GAMEMUSIC, Measured, Ratio, brief
 
 FEATURES = FeatureSettings()

@@ -31,12 +31,13 @@ import soxr
 from numpy.typing import NDArray
 from tyro.conf import Positional
 
-from artistid import cli, parallel, progress
-from artistid.audio import decode
-from artistid.demo import RATE, write_mp3
-from artistid.errors import UserError
-from artistid.files import folder_beside, write_json
-from artistid.parallel import Workers
+from artistid import cli
+from artistid.audio.decode import decode
+from artistid.dataset.demo import RATE, write_mp3
+from artistid.foundation import parallel, progress
+from artistid.foundation.errors import UserError
+from artistid.foundation.files import folder_beside, write_json
+from artistid.foundation.parallel import Workers
 
 TABLE = Path(__file__).with_suffix(".json")
 CUT_S = 60

@@ -24,15 +24,16 @@ import tyro
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
-from artistid import classical, features, melspec, training
-from artistid.augmentation import spec_augment
-from artistid.dataset import Track
-from artistid.devices import Devices
-from artistid.excerpts import open_songs
-from artistid.extraction import Recipe, extract
-from artistid.networks import MelCNN, MelCNNSettings
-from artistid.parallel import Workers
-from artistid.scoring import labels_of
+from artistid.audio.decode import features, melspec
+from artistid.audio.extraction import Recipe, extract
+from artistid.dataset.corpus import Track
+from artistid.foundation.parallel import Workers
+from artistid.inference import classical, training
+from artistid.metrics import labels_of
+from artistid.models.augmentation import spec_augment
+from artistid.models.crops import open_songs
+from artistid.models.devices import Devices
+from artistid.models.networks import MelCNN, MelCNNSettings
 from benchmarks.measured import Measured, Ratio, brief
 from benchmarks.ways import peak_mib
 

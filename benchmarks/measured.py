@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from artistid.report import PROJECT
+from artistid.results.record import PROJECT
 
 GAMEMUSIC = Path("gamemusic")  # where the README has it made
 CACHE = PROJECT / "cache"

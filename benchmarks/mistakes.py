@@ -22,14 +22,20 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import task2_baseline
-from artistid import audio, classical, encoders, features, musicnn, networks, scoring, training
-from artistid.classical import Folds, SongClassifier, Songs
+from artistid import metrics as scoring
+from artistid.audio.decode import decode as audio
+from artistid.audio.decode import features
 from artistid.cli import DEMO
-from artistid.dataset import Track, read_corpus
-from artistid.demo import ensure_demo_corpus
-from artistid.devices import Devices
-from artistid.excerpts import ResidentSongs
-from artistid.parallel import Workers
+from artistid.dataset.corpus import Track
+from artistid.dataset.demo import ensure_demo_corpus
+from artistid.dataset.read import read_corpus
+from artistid.encoders.registry import musicnn
+from artistid.encoders.registry import registry as encoders
+from artistid.foundation.parallel import Workers
+from artistid.inference import classical, networks, training
+from artistid.models.classical import Folds, SongClassifier, Songs
+from artistid.models.crops import ResidentSongs
+from artistid.models.devices import Devices
 from benchmarks.cross_validation import N_FOLDS, best_of, folds_of
 from benchmarks.measured import GAMEMUSIC, Measured
 

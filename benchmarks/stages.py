@@ -20,19 +20,14 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from artistid import (
-    audio,
-    cache,
-    classical,
-    encoders,
-    excerpts,
-    features,
-    melspec,
-    page,
-    report,
-    training,
-)
-from artistid.report import PROJECT
+from artistid.audio.decode import cache, features, melspec
+from artistid.audio.decode import decode as audio
+from artistid.encoders.registry import registry as encoders
+from artistid.inference import classical, training
+from artistid.inference import crops as excerpts
+from artistid.results import page
+from artistid.results import record as report
+from artistid.results.record import PROJECT
 from benchmarks.measured import GAMEMUSIC, Measured, brief
 from benchmarks.tasks import TASKS
 from benchmarks.ways import Way

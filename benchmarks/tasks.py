@@ -32,9 +32,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from tqdm import tqdm
 
-from artistid.dataset import read_corpus
-from artistid.report import PROJECT
-from artistid.scoring import labels_of
+from artistid.dataset.read import read_corpus
+from artistid.metrics import labels_of
+from artistid.results.record import PROJECT
 from benchmarks.cnn import homework_epoch
 from benchmarks.features import FEATURES, librosa_one_by_one
 from benchmarks.measured import GAMEMUSIC, Measured, Ratio, brief, spread

@@ -16,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from artistid import cli
-from artistid.demo import make_demo_corpus
+from artistid.dataset.demo import make_demo_corpus
 
 PROJECT = Path(__file__).resolve().parent.parent
 GAMEMUSIC = PROJECT.parent / "shared" / "gamemusic"

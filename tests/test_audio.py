@@ -8,7 +8,7 @@ import soundfile
 from conftest import tone, write_audio
 from numpy.random import Generator
 
-from artistid import audio
+from artistid.audio.decode import decode as audio
 
 RATE = 16_000
 

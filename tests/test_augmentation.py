@@ -3,7 +3,7 @@ import pytest
 import torch
 from numpy.random import Generator
 
-from artistid.augmentation import mixup, spec_augment
+from artistid.models.augmentation import mixup, spec_augment
 
 
 def noise(rng: Generator, n: int = 64) -> torch.Tensor:

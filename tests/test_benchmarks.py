@@ -9,10 +9,10 @@ from conftest import make_course
 from numpy.random import Generator
 
 import benchmarks.__main__ as all_of_them
-from artistid.classical import SongClassifier
-from artistid.dataset import Track
-from artistid.extraction import extract
-from artistid.parallel import Workers
+from artistid.audio.extraction import extract
+from artistid.dataset.corpus import Track
+from artistid.foundation.parallel import Workers
+from artistid.models.classical import SongClassifier
 from benchmarks import (
     artist20_size,
     cnn,

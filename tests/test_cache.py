@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artistid import cache
+from artistid.audio.decode import cache
 
 DIGEST = "d" * 16
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from artistid import checkpoints
-from artistid.checkpoints import ResumeFile, load_network, save_network
-from artistid.dataset import Corpus, Track
+from artistid.dataset.corpus import Corpus, Track
+from artistid.inference import checkpoint as checkpoints
+from artistid.models.checkpoint import ResumeFile, load_network, save_network
 
 SETTINGS = {"lr": 0.1, "channels": (3, 4)}
 

@@ -14,11 +14,11 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import check_estimator
 
-from artistid import classical
-from artistid.classical import ArtistModel, SongClassifier, as_songs
-from artistid.dataset import Track
-from artistid.errors import UserError
-from artistid.parallel import Workers
+from artistid.dataset.corpus import Track
+from artistid.foundation.errors import UserError
+from artistid.foundation.parallel import Workers
+from artistid.inference import classical
+from artistid.models.classical import ArtistModel, SongClassifier, as_songs
 
 N_ARTISTS, N_COLUMNS = 4, 12
 

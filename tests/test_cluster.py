@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from conftest import PROJECT, command, make_course
 
-from artistid import parallel
-from artistid.errors import UserError
-from artistid.parallel import Workers
+from artistid.foundation import parallel
+from artistid.foundation.errors import UserError
+from artistid.foundation.parallel import Workers
 
 N_WORKERS = 3
 PATIENCE_S = 300

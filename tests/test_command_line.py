@@ -18,7 +18,7 @@ from conftest import PROJECT, Call, Script, command, make_course
 
 import predict
 import task1
-from artistid import interrupts
+from artistid.foundation import interrupts
 
 SCRIPTS = ("task1", "task2", "task2_baseline", "predict")
 BAR = re.compile(r"\d+%\|")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from artistid.dataset import CorpusError, read_corpus
+from artistid.dataset.corpus import CorpusError
+from artistid.dataset.read import read_corpus
 
 A, B = "./train_val/abba/one/song 1.mp3", "./train_val/blur/two/song.mp3"
 VAL = "./train_val/blur/three/歌.mp3"

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artistid import classical, demo, features
-from artistid.dataset import Track, read_corpus
-from artistid.extraction import extract
-from artistid.parallel import Workers
-from artistid.scoring import top_k
+from artistid.audio.decode import features
+from artistid.audio.extraction import extract
+from artistid.dataset import demo
+from artistid.dataset.corpus import Track
+from artistid.dataset.read import read_corpus
+from artistid.foundation.parallel import Workers
+from artistid.inference import classical
+from artistid.metrics import top_k
 
 
 @pytest.mark.slow

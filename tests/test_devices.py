@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 import torch
 
-from artistid import devices
-from artistid.devices import Devices
+from artistid.inference import devices
+from artistid.models.devices import Devices
 
 
 def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

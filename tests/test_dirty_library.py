@@ -14,7 +14,7 @@ from conftest import PROJECT, hum, tone, write_audio
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from artistid.files import TEMPORARY
+from artistid.foundation.files import TEMPORARY
 
 
 def save_as(path: Path, samples: NDArray[Any], rate: int = 16_000, **kind: str) -> None:
@@ -63,10 +63,10 @@ EXTRACT = """
 import json, os, sys
 from multiprocessing import active_children
 from pathlib import Path
-from artistid import features
-from artistid.dataset import read_corpus
-from artistid.extraction import extract
-from artistid.parallel import Workers
+from artistid.audio.decode import features
+from artistid.dataset.read import read_corpus
+from artistid.audio.extraction import extract
+from artistid.foundation.parallel import Workers
 from benchmarks.ways import peak_mib
 tracks = read_corpus(Path(sys.argv[1])).tracks
 recipe = features.recipe(features.FeatureSettings())
@@ -129,7 +129,7 @@ N_MUTATED = 500
 DECODE = """
 import json, sys, time
 from pathlib import Path
-from artistid import audio
+from artistid.audio.decode import decode as audio
 for path in sorted(Path(sys.argv[1]).iterdir()):
     begin = time.perf_counter()
     try:
@@ -198,7 +198,7 @@ def test_the_screen_is_there_again_after_threads_have_decoded(tmp_path: Path) ->
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from artistid import audio
+from artistid.audio.decode import decode as audio
 with ThreadPoolExecutor(8) as pool:
     list(pool.map(lambda _: audio.load(Path(sys.argv[1]), 16_000), range(200)))
 os.write(2, b"still here")

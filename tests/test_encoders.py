@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from test_musicfm import STATS, TINY, WEIGHTS, Payload
 
 import musicfm.published
-from artistid import audio, cache, encoders, musicnn
-from artistid.audio import AudioError
-from artistid.dataset import Track
-from artistid.errors import UserError
-from artistid.extraction import extract
-from artistid.parallel import Workers
+from artistid.audio.decode import AudioError, cache
+from artistid.audio.decode import decode as audio
+from artistid.audio.extraction import extract
+from artistid.dataset.corpus import Track
+from artistid.encoders.registry import musicnn
+from artistid.encoders.registry import registry as encoders
+from artistid.foundation.errors import UserError
+from artistid.foundation.parallel import Workers
 from musicfm import load_checkpoint
 
 CPU = torch.device("cpu")

@@ -5,8 +5,9 @@ import pytest
 import torch
 from numpy.random import Generator
 
-from artistid import cache, excerpts
-from artistid.excerpts import Excerpts, MappedSongs, covering, random_crops
+from artistid.audio.decode import cache
+from artistid.inference import crops as excerpts
+from artistid.models.crops import Excerpts, MappedSongs, covering, random_crops
 
 LENGTHS = np.array([25, 3, 10, 11])
 

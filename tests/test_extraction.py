@@ -8,10 +8,12 @@ import pytest
 from conftest import tone, write_audio
 from numpy.typing import NDArray
 
-from artistid import audio, cache, parallel
-from artistid.dataset import Track
-from artistid.extraction import Extraction, Recipe, UnusableFilesError, extract
-from artistid.parallel import Workers
+from artistid.audio.decode import cache
+from artistid.audio.decode import decode as audio
+from artistid.audio.extraction import Extraction, Recipe, UnusableFilesError, extract
+from artistid.dataset.corpus import Track
+from artistid.foundation import parallel
+from artistid.foundation.parallel import Workers
 
 
 @dataclass(frozen=True)

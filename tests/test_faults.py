@@ -19,8 +19,8 @@ import skops.io
 from conftest import PROJECT, make_course
 from safetensors import safe_open
 
-from artistid.classical import TRUSTED_TYPES
-from artistid.files import TEMPORARY
+from artistid.foundation.files import TEMPORARY
+from artistid.models.classical import TRUSTED_TYPES
 
 pytestmark = pytest.mark.slow
 

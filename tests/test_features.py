@@ -11,10 +11,10 @@ from conftest import PROJECT, tone
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from artistid import audio, features
-from artistid.audio import AudioError
-from artistid.errors import UserError
-from artistid.features import FeatureSettings
+from artistid.audio.decode import AudioError, features
+from artistid.audio.decode import decode as audio
+from artistid.audio.features import FeatureSettings
+from artistid.foundation.errors import UserError
 
 RATE = 16_000
 SETTINGS = FeatureSettings()
@@ -138,7 +138,7 @@ def test_librosa_is_loaded_before_there_are_workers() -> None:
     code = """
 import sys
 import numpy as np
-from artistid import features
+from artistid.audio.decode import features
 before = set(sys.modules)
 features.song_features(np.random.default_rng(0).normal(size=50_000).astype("f4"),
                        features.FeatureSettings())

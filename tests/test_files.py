@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from artistid.files import folder_beside, replacing, write_json
+from artistid.foundation.files import folder_beside, replacing, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

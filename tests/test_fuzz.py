@@ -10,10 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from artistid import models
-from artistid.dataset import Corpus, CorpusError, LibrarySettings, find_songs, read_corpus
-from artistid.devices import Devices
-from artistid.errors import UserError
+from artistid import inference as models
+from artistid.dataset.corpus import Corpus, CorpusError
+from artistid.dataset.finding import find_songs
+from artistid.dataset.library import LibrarySettings
+from artistid.dataset.read import read_corpus
+from artistid.foundation.errors import UserError
+from artistid.models.devices import Devices
 
 TRACKS = ["abba/one/1.mp3", "abba/two/2.mp3", "blur/x/歌 1.mp3", "blur/y/2.mp3"]
 

@@ -16,7 +16,7 @@ import soundfile
 from conftest import GAMEMUSIC, RATE, Call
 from numpy.typing import NDArray
 
-from artistid.errors import UserError
+from artistid.foundation.errors import UserError
 from benchmarks import gamemusic as builder
 
 SOURCE_RATE = 44_100

@@ -16,7 +16,10 @@ from mutagen.id3 import TALB, TCMP, TPE1, TPE2
 
 import predict
 import task1
-from artistid.dataset import SPLITS, Corpus, CorpusError, LibrarySettings, __main__, read_corpus
+from artistid.dataset import __main__
+from artistid.dataset.corpus import SPLITS, Corpus, CorpusError
+from artistid.dataset.library import LibrarySettings
+from artistid.dataset.read import read_corpus
 
 
 def library(folder: Path, albums: dict[str, int], songs: int = 3) -> Path:

@@ -8,9 +8,9 @@ from conftest import tone
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from artistid import audio, melspec
-from artistid.audio import AudioError
-from artistid.melspec import LogMel, MelSettings, song_log_mel
+from artistid.audio.decode import AudioError, melspec
+from artistid.audio.decode import decode as audio
+from artistid.audio.melspec import LogMel, MelSettings, song_log_mel
 
 SETTINGS = [
     MelSettings(),

@@ -8,7 +8,7 @@ from conftest import PROJECT
 from numpy.random import Generator
 from safetensors import safe_open
 
-from artistid import musicnn
+from artistid.encoders.registry import musicnn
 from tools.convert_musicnn import read_variables
 
 REFERENCE = PROJECT / "tests" / "data" / "musicnn_reference.npz"

@@ -3,7 +3,7 @@ import pytest
 import torch
 from numpy.random import Generator
 
-from artistid.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
+from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 
-from artistid import page
+from artistid.results import page
 
 ARTISTS = ("abba", "blur", "cher")
 TASKS = tuple(page.TASKS)

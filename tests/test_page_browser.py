@@ -12,7 +12,8 @@ import pytest
 from conftest import tone, write_audio
 from test_page import ARTISTS, TASKS, scores, song, write_metrics
 
-from artistid import page, report
+from artistid.results import page
+from artistid.results import record as report
 
 PATIENCE_S = 30
 SONGS = (

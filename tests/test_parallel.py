@@ -9,9 +9,9 @@ from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
-from artistid import parallel, progress
-from artistid.errors import UserError
-from artistid.parallel import Workers
+from artistid.foundation import parallel, progress
+from artistid.foundation.errors import UserError
+from artistid.foundation.parallel import Workers
 
 
 def pid_and_square(x: int) -> tuple[int, int]:

@@ -21,10 +21,12 @@ import predict
 import task1
 import task2
 import task2_baseline
-from artistid import classical, models, timeline
+from artistid import inference as models
 from artistid.calibration import tempered
-from artistid.devices import Devices
-from artistid.errors import UserError
+from artistid.foundation.errors import UserError
+from artistid.inference import classical
+from artistid.models.devices import Devices
+from artistid.results import timeline
 
 MODELS = {
     "task1": "model_task1.skops",

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
-from artistid import report
-from artistid.dataset import Corpus, Track
-from artistid.report import Outputs, Run
+from artistid.dataset.corpus import Corpus, Track
+from artistid.results import record as report
+from artistid.results.record import Outputs, Run
 
 ARTISTS = ["abba", "blur", "cher", "dido"]
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.random import Generator
 from sklearn import metrics
 
-from artistid import scoring
+from artistid import metrics as scoring
 
 ARTISTS = ["abba", "blur", "cher", "dido", "enya"]
 

@@ -12,8 +12,9 @@ import pytest
 from conftest import Script, command, top1_of_songs
 
 import task1
-from artistid import classical, cli
-from artistid.classical import load_model
+from artistid import cli
+from artistid.inference import classical
+from artistid.models.classical import load_model
 
 FIGURES = [
     f"{name}_confusion_matrix.png"

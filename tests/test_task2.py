@@ -14,14 +14,16 @@ import torch
 from conftest import PROJECT, Call, Script, top1_of_songs
 
 import task2
-from artistid import cli, melspec, training
-from artistid.checkpoints import ResumeFile, load_network
-from artistid.dataset import read_corpus
-from artistid.devices import Devices
-from artistid.excerpts import open_songs
-from artistid.extraction import extract
-from artistid.networks import MelCNN, MelCNNSettings
-from artistid.parallel import Workers
+from artistid import cli
+from artistid.audio.decode import melspec
+from artistid.audio.extraction import extract
+from artistid.dataset.read import read_corpus
+from artistid.foundation.parallel import Workers
+from artistid.inference import training
+from artistid.models.checkpoint import ResumeFile, load_network
+from artistid.models.crops import open_songs
+from artistid.models.devices import Devices
+from artistid.models.networks import MelCNN, MelCNNSettings
 
 RESULTS = [
     "accuracy_curve.png",

@@ -11,7 +11,9 @@ from test_encoders import weights  # noqa: F401  a fixture
 
 import musicfm.published
 import task2_baseline
-from artistid import cli, musicnn, training
+from artistid import cli
+from artistid.encoders.registry import musicnn
+from artistid.inference import training
 
 RESULTS = [
     "accuracy_curve_baseline.png",

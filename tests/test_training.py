@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from artistid import training
-from artistid.augmentation import spec_augment
-from artistid.checkpoints import ResumeFile
-from artistid.devices import Devices
-from artistid.excerpts import Excerpts, covering
-from artistid.networks import MelCNN, MelCNNSettings
-from artistid.training import Examples, Trainer, TrainingSettings
+from artistid.inference import training
+from artistid.models.augmentation import spec_augment
+from artistid.models.checkpoint import ResumeFile
+from artistid.models.crops import Excerpts, covering
+from artistid.models.devices import Devices
+from artistid.models.networks import MelCNN, MelCNNSettings
+from artistid.models.training import Examples, Trainer, TrainingSettings
 
 N_ARTISTS, N_MELS, N_FRAMES = 4, 16, 12
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, device="cpu", precision="fp32")

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from artistid.files import replacing
-from artistid.musicnn import WEIGHTS
+from artistid.encoders.musicnn import WEIGHTS
+from artistid.foundation.files import replacing
 
 WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
 FOLDER = "musicnn/MSD_musicnn/"

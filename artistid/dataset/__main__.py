@@ -4,7 +4,7 @@ Artists and albums at once; hours, formats and files that can't be used after de
 """
 
 if __name__ == "__main__":
-    from artistid import interrupts
+    from artistid.foundation import interrupts
 
     interrupts.end_at_once()  # the imports below take seconds
 
@@ -15,7 +15,9 @@ from typing import Annotated, ClassVar
 from tyro.conf import Positional
 
 from artistid import cli
-from artistid.dataset import LibrarySettings, read_corpus, survey
+from artistid.dataset import survey
+from artistid.dataset.library import LibrarySettings
+from artistid.dataset.read import read_corpus
 
 
 @dataclass(frozen=True)

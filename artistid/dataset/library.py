@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 import mutagen
 
-from artistid import progress
 from artistid.dataset.corpus import (
     SPLITS,
     Corpus,
@@ -26,7 +25,8 @@ from artistid.dataset.corpus import (
     refuse,
 )
 from artistid.dataset.finding import audio_files
-from artistid.errors import require_at_least
+from artistid.foundation import progress
+from artistid.foundation.errors import require_at_least
 
 NOBODY = {  # as folders and tags name them, in lower case
     *("various artists", "various", "va", "v.a.", "v/a", "compilation", "compilations"),

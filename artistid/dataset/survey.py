@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from artistid import audio, parallel
-from artistid.audio import AudioError
+from artistid.audio.decode import AudioError
+from artistid.audio.decode import decode as audio
 from artistid.dataset.corpus import SPLITS, Corpus, Track
-from artistid.errors import shown
-from artistid.parallel import Workers
+from artistid.foundation import parallel
+from artistid.foundation.errors import shown
+from artistid.foundation.parallel import Workers
 
 CHANNELS = {1: "mono", 2: "stereo"}
 

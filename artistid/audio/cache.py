@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from artistid.errors import UserError
-from artistid.files import replacing
+from artistid.foundation.errors import UserError
+from artistid.foundation.files import replacing
 
 
 def content_digest(path: Path) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from artistid import scoring
-from artistid.errors import shown
-from artistid.files import replacing, write_json
+from artistid import metrics as scoring
+from artistid.foundation.errors import shown
+from artistid.foundation.files import replacing, write_json
 
 N_NAMED = 3  # artists
 

@@ -33,12 +33,13 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from artistid import parallel, scoring
-from artistid.dataset import Track
-from artistid.errors import UserError
-from artistid.files import replacing
-from artistid.parallel import Workers
-from artistid.scoring import Scores
+from artistid import metrics as scoring
+from artistid.dataset.corpus import Track
+from artistid.foundation import parallel
+from artistid.foundation.errors import UserError
+from artistid.foundation.files import replacing
+from artistid.foundation.parallel import Workers
+from artistid.metrics import Scores
 
 # skops imports all of scikit-learn, and one module of that imports torch where it is installed:
 # a second and 200 MB in every process, for nothing. So torch is not to be found for a moment.

@@ -15,7 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from artistid import cache
+from artistid.audio.decode import cache
 
 Indices = NDArray[np.intp]
 

@@ -23,9 +23,9 @@ import soundfile
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from artistid import parallel
-from artistid.files import folder_beside, write_json
-from artistid.parallel import Workers
+from artistid.foundation import parallel
+from artistid.foundation.files import folder_beside, write_json
+from artistid.foundation.parallel import Workers
 
 VERSION = 1  # raise it when the audio changes
 STAMP = "demo.json"  # marks a folder as this corpus and says which version

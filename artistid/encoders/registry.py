@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import musicfm.published
-from artistid import musicnn
-from artistid.audio import require_frame
-from artistid.errors import UserError
-from artistid.extraction import Recipe
-from artistid.parallel import Place
+from artistid.audio.decode import require_frame
+from artistid.audio.extraction import Recipe
+from artistid.encoders.registry import musicnn
+from artistid.foundation.errors import UserError
+from artistid.foundation.parallel import Place
 from musicfm import MusicFM, load_checkpoint
 from musicfm.frontend import N_FFT as MUSICFM_N_FFT
 from musicfm.frontend import SAMPLE_RATE as MUSICFM_RATE

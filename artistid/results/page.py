@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import jinja2
 
-from artistid.files import replacing
-from artistid.scoring import ArtistScore, Scores
+from artistid.foundation.files import replacing
+from artistid.metrics import ArtistScore, Scores
 
 NAME = "index.html"
 TASKS = {  # title, and what it is; names in braces are of the metrics

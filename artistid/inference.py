@@ -10,14 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from artistid import audio, classical, encoders, features, melspec
+from artistid.audio.decode import decode as audio
+from artistid.audio.decode import features, melspec
 from artistid.calibration import tempered
-from artistid.checkpoints import FORMAT, load_network
-from artistid.devices import Devices
-from artistid.errors import UserError
-from artistid.excerpts import ResidentSongs, covering
-from artistid.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
-from artistid.training import excerpt_posteriors
+from artistid.encoders.registry import registry as encoders
+from artistid.foundation.errors import UserError
+from artistid.inference import classical
+from artistid.models.checkpoint import FORMAT, load_network
+from artistid.models.crops import ResidentSongs, covering
+from artistid.models.devices import Devices
+from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
+from artistid.models.training import excerpt_posteriors
 
 BATCH = 32  # excerpts at once
 

@@ -20,8 +20,8 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
-from artistid import interrupts, progress
-from artistid.errors import UserError, shown
+from artistid.foundation import interrupts, progress
+from artistid.foundation.errors import UserError, shown
 
 # torchrun and accelerate start several processes of a script; this one alone writes and reports
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from artistid import scoring
-from artistid.models import Heard
-from artistid.report import shortened, write_figure
+from artistid import metrics as scoring
+from artistid.inference import Heard
+from artistid.results.record import shortened, write_figure
 
 MOST_ROWS = 12  # artists; those that no stretch sounds like are left out first
 N_COLUMNS = 1_000  # of the waveform

@@ -10,12 +10,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from artistid import audio, parallel, progress
-from artistid.audio import AudioError
-from artistid.cache import content_digest, entry_path, load_notes, save_entry, settings_digest
-from artistid.dataset import Track
-from artistid.errors import UserError, shown
-from artistid.parallel import Place, Workers
+from artistid.audio.cache import content_digest, entry_path, load_notes, save_entry, settings_digest
+from artistid.audio.decode import AudioError
+from artistid.audio.decode import decode as audio
+from artistid.dataset.corpus import Track
+from artistid.foundation import parallel, progress
+from artistid.foundation.errors import UserError, shown
+from artistid.foundation.parallel import Place, Workers
 
 
 class UnusableFilesError(UserError):

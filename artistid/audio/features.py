@@ -25,11 +25,11 @@ import scipy.signal
 import scipy.sparse
 from numpy.typing import NDArray
 
-from artistid.audio import require_frame
-from artistid.cache import opened
-from artistid.dataset import Track
-from artistid.errors import UserError
-from artistid.extraction import Recipe
+from artistid.audio.cache import opened
+from artistid.audio.decode import require_frame
+from artistid.audio.extraction import Recipe
+from artistid.dataset.corpus import Track
+from artistid.foundation.errors import UserError
 
 Array = NDArray[np.float32]
 

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from artistid.audio import require_frame
-from artistid.errors import UserError
-from artistid.extraction import Recipe
+from artistid.audio.decode import require_frame
+from artistid.audio.extraction import Recipe
+from artistid.foundation.errors import UserError
 
 NAME = "log_mel"  # of the array in a cache entry
 VERSION = 1  # raise it when a value changes: it is part of every cache key

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from artistid import progress, scoring
-from artistid.augmentation import Augmentation, mixup
-from artistid.checkpoints import ResumeFile
-from artistid.devices import DeviceName, Devices, Precision
-from artistid.errors import UserError, require_at_least
-from artistid.excerpts import Excerpts, Songs, covering, random_crops
+from artistid import metrics as scoring
+from artistid.foundation import progress
+from artistid.foundation.errors import UserError, require_at_least
+from artistid.models.augmentation import Augmentation, mixup
+from artistid.models.checkpoint import ResumeFile
+from artistid.models.crops import Excerpts, Songs, covering, random_crops
+from artistid.models.devices import DeviceName, Devices, Precision
 
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
 WARM_UP = 0.3  # share of the steps in which the learning rate rises

@@ -23,13 +23,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from artistid import calibration, page, progress, scoring
-from artistid.dataset import SPLITS, Corpus, Split, Track, split_lists
-from artistid.errors import shown
-from artistid.extraction import Recipe, extract
-from artistid.files import replacing, write_json
-from artistid.predictions import prediction
-from artistid.scoring import Scores
+from artistid import calibration
+from artistid import metrics as scoring
+from artistid.audio.extraction import Recipe, extract
+from artistid.dataset.corpus import SPLITS, Corpus, Split, Track
+from artistid.dataset.library import split_lists
+from artistid.foundation import progress
+from artistid.foundation.errors import shown
+from artistid.foundation.files import replacing, write_json
+from artistid.metrics import Scores
+from artistid.results import page
+from artistid.results.predictions import prediction
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = {  # that compute or store, by the module's name; those in use are reported

@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from artistid.cache import content_digest
-from artistid.dataset import Corpus, Track
-from artistid.errors import UserError
-from artistid.files import replacing, write_json
+from artistid.audio.cache import content_digest
+from artistid.dataset.corpus import Corpus, Track
+from artistid.foundation.errors import UserError
+from artistid.foundation.files import replacing, write_json
 
 FORMAT = 1  # of what the JSON beside a task's weights holds; raised when it changes
 

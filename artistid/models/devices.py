@@ -17,7 +17,7 @@ from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from artistid.errors import UserError
+from artistid.foundation.errors import UserError
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
