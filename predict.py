@@ -21,7 +21,7 @@ from artistid import inference as models
 from artistid.audio.decode import AudioError
 from artistid.dataset.finding import find_songs
 from artistid.foundation import progress
-from artistid.foundation.errors import UserError, shown
+from artistid.foundation.errors import UserError, printable
 from artistid.inference import devices
 from artistid.results import predictions, timeline
 
@@ -55,7 +55,7 @@ class Settings(cli.ScreenSettings):
 def main(settings: Settings) -> None:
     songs = find_songs(settings.songs)
     path = settings.model or models.newest(Path("result"), Path("result/demo"))
-    width = max(len(shown(song.name)) for song in songs)
+    width = max(len(printable(song.name)) for song in songs)
     found, refused, drawn = [], [], set[str]()
     with devices.start(settings.device, "auto") as compute:
         model = models.load(path, settings.weights, compute)
@@ -65,10 +65,10 @@ def main(settings: Settings) -> None:
             try:
                 heard = model.predict(song)
             except AudioError as error:
-                refused.append(f"{shown(song)}: {error}")
+                refused.append(f"{printable(song)}: {error}")
                 continue
             if heard.note and not settings.quiet:
-                tqdm.write(f"notice: {shown(song)} {heard.note}", file=sys.stderr)
+                tqdm.write(f"notice: {printable(song)} {heard.note}", file=sys.stderr)
             found.append(predictions.prediction(song, heard.song, model.artists))
             progress.say(found[-1].line(width))
             if settings.timeline:

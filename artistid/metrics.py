@@ -1,7 +1,8 @@
-"""From posteriors to rankings and scores: top-k accuracy, macro-F1, recall, confusion.
+"""Rankings, scores and calibrated probabilities from posteriors. NumPy and SciPy only.
 
-Posteriors are (songs, artists); labels are indices into the list of artists, in its order.
-A row of zeros is a song without a prediction: wrong whatever its label. NumPy only.
+Posteriors are (songs, artists); labels are (songs,) indices into the sorted list of artists.
+A row of zeros is a song without a prediction: it counts as wrong. UNKNOWN labels an artist who is
+not in the list: never right, and left out of calibration.
 """
 
 from collections.abc import Sequence
@@ -9,8 +10,41 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
 
-UNKNOWN = -1  # label of an artist that the model was not trained on: never right
+UNKNOWN = -1
+Z_95 = 1.959964  # two-sided 95% quantile of the normal distribution
+MIN_PROBABILITY = 1e-12  # floor under a probability before its logarithm
+TEMPERATURE_RANGE = (0.05, 20.0)
+N_CALIBRATION_BINS = 10
+
+Posteriors = NDArray[np.float64]  # (songs, artists)
+Labels = NDArray[np.intp]  # (songs,)
+Interval = tuple[float, float]
+
+
+# --- rankings ----------------------------------------------------------------------------------
+
+
+def ranking(posteriors: ArrayLike) -> NDArray[np.intp]:
+    """Artists of each song, best first: (songs, artists). Ties keep the artists' order."""
+    return np.argsort(-np.asarray(posteriors), axis=-1, kind="stable")
+
+
+def top_artists(
+    posterior: NDArray[np.float64], artists: Sequence[str], k: int
+) -> list[tuple[str, float]]:
+    """The `k` most probable artists of one song, (artists,), with their probabilities."""
+    return [(artists[i], float(posterior[i])) for i in ranking(posterior)[:k]]
+
+
+def labels_of(names: Sequence[str | None], artists: Sequence[str]) -> Labels:
+    """Index of each name in `artists`, UNKNOWN where it is missing."""
+    index = {artist: i for i, artist in enumerate(artists)}
+    return np.array([index.get(name or "", UNKNOWN) for name in names], dtype=np.intp)
+
+
+# --- scores ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -23,22 +57,37 @@ class ArtistScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies are fractions of songs."""
+    """Accuracies are fractions of songs; intervals are 95% Wilson score intervals."""
 
     n: int
     top1: float
     top3: float
-    macro_f1: float  # mean F1 of the artists that have a song or a prediction
+    macro_f1: float  # mean F1 over artists that have a song or a prediction
+    top1_interval: Interval
+    top3_interval: Interval
     per_artist: dict[str, ArtistScore]
 
+    def __str__(self) -> str:
+        return (
+            f"top-1 {with_interval(self.top1, self.top1_interval)}, "
+            f"top-3 {with_interval(self.top3, self.top3_interval)}, {self.n} songs"
+        )
 
-def ranking(posteriors: ArrayLike) -> NDArray[np.intp]:
-    """Artists of each song, best first: (songs, artists). Ties keep the artists' order."""
-    return np.argsort(-np.asarray(posteriors), axis=-1, kind="stable")
+
+def with_interval(share: float, interval: Interval) -> str:
+    """ "0.792 [0.595, 0.908]" """
+    return f"{share:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def wilson_interval(share: float, n: int) -> Interval:
+    """95% score interval of a proportion (Wilson 1927), for `share` of `n` songs."""
+    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    half = Z_95 / (1 + Z_95**2 / n) * np.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def top_k(posteriors: ArrayLike, labels: ArrayLike, k: int) -> float:
-    """Fraction of songs whose artist is among the first `k`. Raises ValueError without songs."""
+    """Fraction of songs with their artist among the first `k`. Raises ValueError without songs."""
     hits = ranking(posteriors)[:, :k] == np.asarray(labels)[:, np.newaxis]
     if len(hits) == 0:
         raise ValueError("no songs to score")
@@ -46,8 +95,9 @@ def top_k(posteriors: ArrayLike, labels: ArrayLike, k: int) -> float:
 
 
 def confusion(posteriors: ArrayLike, labels: ArrayLike) -> NDArray[np.intp]:
-    """Songs by true artist (row) and best guess (column), (artists, artists); songs of unknown
-    artists and without a prediction are in no cell."""
+    """Songs by true artist (row) and top prediction (column), (artists, artists).
+
+    Songs of unknown artists and songs without a prediction are not counted."""
     posteriors, labels = np.asarray(posteriors), np.asarray(labels)
     n_artists = posteriors.shape[1]
     counts = np.zeros((n_artists, n_artists), dtype=np.intp)
@@ -61,16 +111,19 @@ def score(posteriors: ArrayLike, labels: ArrayLike, artists: Sequence[str]) -> S
     labels = np.asarray(labels)
     right = confusion(posteriors, labels).diagonal()
     n = np.bincount(labels[labels != UNKNOWN], minlength=len(artists))
-    guesses = ranking(posteriors)[_is_predicted(posteriors), 0]
-    guessed = np.bincount(guesses, minlength=len(artists))
+    predicted = ranking(posteriors)[_is_predicted(posteriors), 0]
+    n_predicted = np.bincount(predicted, minlength=len(artists))
     recall = right / np.maximum(n, 1)
-    precision = right / np.maximum(guessed, 1)
-    f1 = 2 * right / np.maximum(n + guessed, 1)
+    precision = right / np.maximum(n_predicted, 1)
+    f1 = 2 * right / np.maximum(n + n_predicted, 1)
+    top1, top3 = top_k(posteriors, labels, 1), top_k(posteriors, labels, 3)
     return Scores(
         n=len(labels),
-        top1=top_k(posteriors, labels, 1),
-        top3=top_k(posteriors, labels, 3),
-        macro_f1=float(f1[(n > 0) | (guessed > 0)].mean()),
+        top1=top1,
+        top3=top3,
+        macro_f1=float(f1[(n > 0) | (n_predicted > 0)].mean()),
+        top1_interval=wilson_interval(top1, len(labels)),
+        top3_interval=wilson_interval(top3, len(labels)),
         per_artist={
             artist: ArtistScore(int(n[i]), float(recall[i]), float(precision[i]), float(f1[i]))
             for i, artist in enumerate(artists)
@@ -82,7 +135,41 @@ def _is_predicted(posteriors: ArrayLike) -> NDArray[np.bool_]:
     return np.any(np.asarray(posteriors) != 0, axis=-1)
 
 
-def labels_of(names: Sequence[str | None], artists: Sequence[str]) -> NDArray[np.intp]:
-    """Index of each name in `artists`, UNKNOWN where it is not one of them."""
-    index = {artist: i for i, artist in enumerate(artists)}
-    return np.array([index.get(name or "", UNKNOWN) for name in names], dtype=np.intp)
+# --- calibration -------------------------------------------------------------------------------
+# Temperature scaling and the expected calibration error follow Guo et al. 2017, "On Calibration of
+# Modern Neural Networks" (arXiv 1706.04599).
+
+
+def tempered(posteriors: Posteriors, temperature: float) -> Posteriors:
+    """Sharper (temperature below 1) or flatter (above 1) posteriors, in the same order."""
+    logarithms = np.log(np.maximum(posteriors, MIN_PROBABILITY)) / temperature
+    powers = np.exp(logarithms - logarithms.max(axis=-1, keepdims=True))
+    is_predicted = np.any(posteriors != 0, axis=-1, keepdims=True)
+    return np.where(is_predicted, powers / powers.sum(axis=-1, keepdims=True), 0.0)
+
+
+def fit_temperature(posteriors: Posteriors, labels: Labels) -> float:
+    """The temperature that minimises the mean negative log posterior of the true artists."""
+    known = labels != UNKNOWN
+    if not known.any():
+        return 1.0
+    true = np.arange(known.sum()), labels[known]
+
+    def loss(log_temperature: float) -> float:
+        probabilities = tempered(posteriors[known], np.exp(log_temperature))[true]
+        return float(-np.log(np.maximum(probabilities, MIN_PROBABILITY)).mean())
+
+    found = minimize_scalar(loss, bounds=np.log(TEMPERATURE_RANGE), method="bounded")
+    return float(np.exp(found.x))
+
+
+def expected_calibration_error(posteriors: Posteriors, labels: Labels) -> float:
+    """Mean gap between confidence and accuracy, over bins of the highest posterior."""
+    known = labels != UNKNOWN
+    if not known.any():
+        return 0.0
+    confidence = posteriors[known].max(axis=1)
+    right = posteriors[known].argmax(axis=1) == labels[known]
+    bins = np.minimum((confidence * N_CALIBRATION_BINS).astype(int), N_CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=N_CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / known.sum())

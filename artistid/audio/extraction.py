@@ -15,7 +15,7 @@ from artistid.audio.decode import AudioError
 from artistid.audio.decode import decode as audio
 from artistid.dataset.corpus import Track
 from artistid.foundation import parallel, progress
-from artistid.foundation.errors import UserError, shown
+from artistid.foundation.errors import UserError, printable
 from artistid.foundation.parallel import Place, Workers
 
 
@@ -49,7 +49,7 @@ class Extraction:
     def require_all(self) -> None:
         """Raise UnusableFilesError if a track was refused, with all of them and the remedy."""
         if self.refused:
-            lines = [f"{shown(track.path)}: {why}" for track, why in self.refused.items()]
+            lines = [f"{printable(track.path)}: {why}" for track, why in self.refused.items()]
             raise UnusableFilesError(
                 f"{len(lines)} of {len(lines) + len(self.entries)} files can't be used; mend them, "
                 "or leave them out with --skip-bad (what could be extracted is cached)\n"
@@ -111,7 +111,7 @@ def _writing_explained(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{shown(error.filename or cache)}: {error.strerror or error}; make room there, or "
+            f"{printable(error.filename or cache)}: {error.strerror or error}; make room there, or "
             "name a folder that can be written to with --cache (what was extracted is kept)"
         ) from error
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from artistid.foundation.errors import UserError, shown
+from artistid.foundation.errors import UserError, printable
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -105,15 +105,15 @@ def read_strings(file: Path, problems: list[str], may_be_empty: bool = False) ->
 
 def listing(names: Sequence[str], most: int) -> str:
     """The first names, and how many more there are."""
-    return ", ".join(_shortened([shown(name) for name in names], most))
+    return ", ".join(_shortened([printable(name) for name in names], most))
 
 
 def refuse(where: object, problems: Sequence[str], notes: Sequence[str] = ()) -> None:
     """Raise CorpusError if there are problems; `notes` may explain them."""
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [shown(line) for line in (*_shortened(problems, MAX_LINES), *notes)]
-        raise CorpusError(f"{shown(where)}: {count}\n" + "\n".join(lines))
+        lines = [printable(line) for line in (*_shortened(problems, MAX_LINES), *notes)]
+        raise CorpusError(f"{printable(where)}: {count}\n" + "\n".join(lines))
 
 
 def _shortened(lines: Sequence[str], most: int) -> list[str]:

@@ -10,7 +10,7 @@ from artistid.dataset.corpus import SPLITS, Corpus, CorpusError, Split, Track
 from artistid.dataset.course import read_course
 from artistid.dataset.finding import find_songs
 from artistid.dataset.library import LibrarySettings, read_library, split_lists
-from artistid.foundation.errors import shown
+from artistid.foundation.errors import printable
 
 __all__ = [
     "SPLITS",
@@ -35,7 +35,7 @@ def read_corpus(folder: Path, seed: int = 0, settings: LibrarySettings = _USUAL)
     Raises CorpusError with every problem found.
     """
     if not folder.is_dir():
-        raise CorpusError(f"{shown(folder)}: no such folder; name one with --data")
+        raise CorpusError(f"{printable(folder)}: no such folder; name one with --data")
     for root in (folder / "artist20", folder):
         if any((root / name).exists() for name in ("train.json", "val.json", "train_val")):
             return read_course(root)

@@ -9,7 +9,7 @@ from artistid.audio.decode import AudioError
 from artistid.audio.decode import decode as audio
 from artistid.dataset.corpus import SPLITS, Corpus, Track
 from artistid.foundation import parallel
-from artistid.foundation.errors import shown
+from artistid.foundation.errors import printable
 from artistid.foundation.parallel import Workers
 
 CHANNELS = {1: "mono", 2: "stereo"}
@@ -33,13 +33,13 @@ def overview(corpus: Corpus) -> Iterator[str]:
     albums = {track.album_key for track in known if track.album}
     splits = ", ".join(f"{len(corpus.split(split))} {split}" for split in SPLITS)
     yield (
-        f"{shown(corpus.name)}: {len(corpus.tracks)} songs by {len(corpus.artists)} artists, "
+        f"{printable(corpus.name)}: {len(corpus.tracks)} songs by {len(corpus.artists)} artists, "
         f"{len(albums)} albums; {splits}"
     )
-    width = max(len(shown(artist)) for artist in corpus.artists)
+    width = max(len(printable(artist)) for artist in corpus.artists)
     yield f"  {'':{width}}  songs  albums  train   val  test"
     for artist in corpus.artists:
-        yield f"  {shown(artist):{width}}  {_row([t for t in known if t.artist == artist])}"
+        yield f"  {printable(artist):{width}}  {_row([t for t in known if t.artist == artist])}"
     yield from (f"notice: {warning}" for warning in corpus.warnings)
 
 
@@ -71,10 +71,12 @@ def summary(files: dict[Path, File]) -> Iterator[str]:
     yield _counted("sample rates", (f"{file.sample_rate} Hz" for file in good))
     channels = (CHANNELS.get(file.channels, f"{file.channels} channels") for file in good)
     yield _counted("channels", channels)
-    yield from (f"notice: {shown(path)} {file.note}" for path, file in files.items() if file.note)
+    yield from (
+        f"notice: {printable(path)} {file.note}" for path, file in files.items() if file.note
+    )
     bad = {path: file for path, file in files.items() if file.refusal}
     yield f"{len(bad)} of {len(files)} files can't be used" + (":" if bad else "")
-    yield from (f"  {shown(path)}: {file.refusal}" for path, file in bad.items())
+    yield from (f"  {printable(path)}: {file.refusal}" for path, file in bad.items())
 
 
 def _counted(what: str, values: Iterable[str]) -> str:

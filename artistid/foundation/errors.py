@@ -1,19 +1,26 @@
-"""What a user can mend: shown as it stands, without a traceback, with exit status 2."""
+"""Mistakes a user can fix: shown as one line without a traceback, exit status 2."""
 
 
-class UserError(ValueError):
-    """The message says what is wrong, where, and what to do."""
+class UserError(Exception):
+    """The message says what is wrong, where, and what to do about it.
+
+    Not a ValueError: the command-line parser turns those into messages of its own.
+    """
 
 
-def shown(name: object) -> str:
-    """`name` on one line of any screen: what can't be printed (a newline, a byte of another
-    encoding) as its escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+def printable(text: object) -> str:
+    """`text` on one line of any screen: newlines and undecodable bytes appear as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
-def require_at_least(settings: object, **least: float) -> None:
-    """Raise UserError where an option in `settings` is smaller than the value given for it."""
-    for name, value in least.items():
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, which says what happened; the rest is detail."""
+    return str(error).partition("\n")[0]
+
+
+def require_at_least(settings: object, **minimum: float) -> None:
+    """Raise UserError for an option in `settings` that is below its minimum."""
+    for name, value in minimum.items():
         if not getattr(settings, name) >= value:  # also for NaN
             option = name.replace("_", "-")
             raise UserError(f"--{option} {getattr(settings, name)}: must be at least {value}")

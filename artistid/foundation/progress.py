@@ -1,26 +1,84 @@
-"""Progress bars: on a terminal only, and not even there with --quiet. Lines that go above them."""
+"""What a run shows while it works: progress bars, lines above them, and the log file."""
 
+import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-_wanted = True
+from artistid.foundation.errors import UserError
+
+log = logging.getLogger("artistid")
+
+_bars_wanted = True
 
 
 def show_bars(wanted: bool) -> None:
-    """For all bars to come."""
-    global _wanted
-    _wanted = wanted
+    """Whether bars made from now on are shown."""
+    global _bars_wanted
+    _bars_wanted = wanted
 
 
 def bar(items: Iterable[Any] | None = None, *, hidden: bool = False, **options: Any) -> "tqdm[Any]":
-    """A tqdm bar; None as its `disable` hides it where there is no terminal."""
-    return tqdm(items, disable=True if hidden or not _wanted else None, **options)
+    """A tqdm bar, shown on terminals only (`disable=None`), and never with --quiet."""
+    return tqdm(items, disable=True if hidden or not _bars_wanted else None, **options)
 
 
 def say(line: str) -> None:
-    """Print, above the bars, and at once."""
+    """Print above the bars, at once."""
     tqdm.write(line)
     sys.stdout.flush()
+
+
+class _Screen(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
+class _File(logging.FileHandler):
+    def handleError(self, _record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if isinstance(error, OSError):
+            error.filename = error.filename or self.baseFilename  # a full disk has no name
+        raise  # do not carry on without a log
+
+
+@contextmanager
+def logging_to(path: Path, quiet: bool) -> Iterator[None]:
+    """Send the log to the file at `path`, line by line, and to the screen unless `quiet`.
+
+    Whatever ends the block early is the last entry of the file: one line for a user's mistake or
+    Ctrl-C, the traceback for everything else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _File(path, mode="w", encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    screen: list[logging.Handler] = [] if quiet else [_Screen()]
+    log.setLevel(logging.INFO)
+    for handler in (file, *screen):
+        log.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        for handler in screen:
+            log.removeHandler(handler)  # the screen gets its line, or the traceback, at the top
+        if isinstance(error, UserError):
+            log.error("stopped: %s", error)
+        elif isinstance(error, KeyboardInterrupt):
+            log.error("interrupted")
+        else:
+            _log_unless_disk_is_full(error)
+        raise
+    finally:
+        for handler in (file, *screen):
+            log.removeHandler(handler)
+            with suppress(OSError):  # a full disk has been reported already
+                handler.close()
+
+
+def _log_unless_disk_is_full(error: BaseException) -> None:
+    with suppress(OSError):  # the error that is on its way says the same
+        log.error("stopped by an unexpected error", exc_info=error)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artistid import metrics as scoring
-from artistid.foundation.errors import shown
+from artistid.foundation.errors import printable
 from artistid.foundation.files import replacing, write_json
 
 N_NAMED = 3  # artists
@@ -23,7 +23,7 @@ class Prediction:
     def line(self, width: int) -> str:
         """For people; `width` is that of the longest song's name."""
         named = ", ".join(f"{artist} {probability:.0%}" for artist, probability in self.best)
-        return f"{shown(self.song.name):{width}}  {shown(named)}"
+        return f"{printable(self.song.name):{width}}  {printable(named)}"
 
 
 def prediction(song: Path, posteriors: NDArray[np.float64], artists: Sequence[str]) -> Prediction:

@@ -29,7 +29,7 @@ from artistid.audio.extraction import Recipe, extract
 from artistid.dataset.corpus import SPLITS, Corpus, Split, Track
 from artistid.dataset.library import split_lists
 from artistid.foundation import progress
-from artistid.foundation.errors import shown
+from artistid.foundation.errors import printable
 from artistid.foundation.files import replacing, write_json
 from artistid.metrics import Scores
 from artistid.results import page
@@ -135,7 +135,7 @@ class Run:
         settings = self.settings
         found = extract(self.corpus.tracks, recipe, settings.cache, settings.workers)
         for track, note in found.notes.items():
-            log.info("notice: %s %s; what is there is used", shown(track.path), note)
+            log.info("notice: %s %s; what is there is used", printable(track.path), note)
         if not settings.skip_bad:
             found.require_all()
         refused = dict(found.refused)
@@ -144,7 +144,7 @@ class Run:
                 refused[track] = f"is by {track.artist}, of whom nothing is left to train on"
         for track, why in refused.items():
             unpredicted = "; it gets no prediction" if track.split == "test" else ""
-            log.info("left out: %s %s%s", shown(track.path), shown(why), unpredicted)
+            log.info("left out: %s %s%s", printable(track.path), printable(why), unpredicted)
         self.left_out = refused
         self.corpus = self.corpus.without(refused)
         self.stage_done(recipe.name)
@@ -363,7 +363,7 @@ def _fonts() -> list[str]:
 
 def shortened(name: str, most: int) -> str:
     """`name` on one line of at most so many characters."""
-    name = shown(name)
+    name = printable(name)
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
