@@ -1,9 +1,9 @@
-"""Score predictions as the course does: python3 hw1/count_score.py ANSWERS PREDICTIONS
+"""Score predictions by the course's rules: python3 hw1/count_score.py ANSWERS PREDICTIONS
 
-Prints two lines, top-1 and top-3 accuracy. ANSWERS is ["artist", ...]; PREDICTIONS is
-{"001": ["first", "second", "third"], ...}: key K is scored against answer number int(K), and the
-hits are divided by the number of answers, so that a missing key counts as wrong. What is missing
-or malformed is said on standard error and counts as wrong. Exit status 2 if nothing can be scored.
+Prints top-1 and top-3 accuracy on two lines. ANSWERS is ["artist", ...]; PREDICTIONS is
+{"001": ["first", "second", "third"], ...}. Key K is scored against answer number int(K), and hits
+are divided by the number of answers, so a missing key counts as wrong. Missing and malformed
+predictions are reported on standard error. Exit status 2 if nothing can be scored.
 """
 
 import json
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     try:
         answers = read(arguments[0], list, "a list of artists")
         if not answers:
-            raise ValueError(f"{arguments[0]}: has no answers")
+            raise ValueError(f"{arguments[0]}: no answers in it")
         predictions = read(arguments[1], dict, "an object of file number to artists")
     except ValueError as error:
         print(f"count_score.py: {error}", file=sys.stderr)
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
 
 def read(path: str, kind: type, wanted: str) -> Any:
-    """The JSON value in a file. Raises ValueError naming the file and what is wrong."""
+    """The JSON value in a file. Raises ValueError with the file and what is wrong with it."""
     try:
         with Path(path).open(encoding="utf-8") as file:
             value = json.load(file)
@@ -50,21 +50,21 @@ def read(path: str, kind: type, wanted: str) -> Any:
 
 
 def count(answers: list[str], predictions: dict[str, list[str]]) -> tuple[int, int, list[str]]:
-    """Songs whose artist is the first, is among the first three, and what is wrong, in words."""
+    """Numbers of top-1 and top-3 hits, and what is wrong with the predictions."""
     top1 = top3 = 0
     problems = []
     missing = set(range(len(answers)))
     for key, ranked in predictions.items():
         try:
-            # key "000" or "-1" counts from the end, as in the course's program
+            # "000" and "-1" count from the end, as in the course's scorer
             index = int(key) - 1
             answer = answers[index]
         except (ValueError, IndexError):
-            problems.append(f"key {key!r} is no number from 1 to {len(answers)}: ignored")
+            problems.append(f"key {key!r} is not a number from 1 to {len(answers)}: ignored")
             continue
         missing.discard(index % len(answers))
         if not isinstance(ranked, list) or len(ranked) < 3:
-            problems.append(f"key {key!r} must have a list of three artists")
+            problems.append(f"key {key!r} needs a list of three artists")
         if isinstance(ranked, list):
             top1 += answer in ranked[:1]
             top3 += answer in ranked[:3]

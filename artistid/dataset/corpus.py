@@ -1,4 +1,4 @@
-"""What a corpus is: its tracks, and for what use each is."""
+"""A corpus: its tracks, and the split that each belongs to."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -11,24 +11,24 @@ from artistid.foundation.errors import UserError, printable
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-MAX_LINES = 20  # problems spelt out in a message; the others are counted
+MAX_PROBLEMS = 20  # listed in a message; the others are counted
 
 
 class CorpusError(UserError):
-    """A corpus that can't be used; the message has every problem, one a line."""
+    """An unusable corpus; the message lists every problem, one per line."""
 
 
 @dataclass(frozen=True)
 class Track:
     path: Path
-    id: str  # test: the key in the predictions; else the path below the corpus' root
+    id: str  # key in the predictions: a course test file's stem, else the path below the corpus
     split: Split
-    artist: str | None = None  # None: not known
+    artist: str | None = None  # None: unknown
     album: str | None = None
 
     @property
     def album_key(self) -> str:
-        """ "artist/album": albums of one title by two artists are two albums."""
+        """ "artist/album": albums with equal titles by two artists are two albums."""
         return f"{self.artist}/{self.album}"
 
 
@@ -36,42 +36,40 @@ class Track:
 class Corpus:
     name: str
     tracks: tuple[Track, ...]
-    warnings: tuple[str, ...] = ()  # what its user should know; nothing that stops a run
-    is_split_here: bool = False  # a library's split is ours; the course's came with the corpus
+    warnings: tuple[str, ...] = ()  # worth knowing, but no reason to stop
+    is_split_here: bool = False  # a library is split by us, the course's corpus comes split
 
     def split(self, split: Split) -> list[Track]:
         return [track for track in self.tracks if track.split == split]
 
     @property
     def artists(self) -> list[str]:
-        """Those there is training material for, sorted: the order of labels everywhere."""
+        """Artists with training tracks, sorted: the order of class labels everywhere."""
         return sorted({track.artist for track in self.split("train") if track.artist})
 
     def with_warning(self, warning: str) -> "Corpus":
         return replace(self, warnings=(*self.warnings, warning))
 
     def orphaned_by(self, left_out: Iterable[Track]) -> list[Track]:
-        """The other tracks by artists who have nothing to train on then."""
+        """The other tracks whose artist has no training track once `left_out` is gone."""
         gone = set(left_out)
         rest = [track for track in self.tracks if track not in gone]
-        known = {track.artist for track in rest if track.split == "train"}
-        return [track for track in rest if track.artist and track.artist not in known]
+        trained = {track.artist for track in rest if track.split == "train"}
+        return [track for track in rest if track.artist and track.artist not in trained]
 
     def without(self, left_out: Iterable[Track]) -> "Corpus":
-        """The corpus less some tracks. Raises CorpusError where it is none any more."""
+        """The corpus without some tracks. Raises CorpusError if the rest cannot be used."""
         gone = set(left_out)
         if not gone:
             return self
         rest = replace(self, tracks=tuple(t for t in self.tracks if t not in gone))
-        refuse(self.name, label_problems(rest.split("train"), rest.split("val")))
+        raise_problems(self.name, label_problems(rest.split("train"), rest.split("val")))
         return rest
 
 
 def label_problems(train: Sequence[Track], val: Sequence[Track]) -> list[str]:
-    """Why nothing can be learnt from train or scored on val, each in a line."""
-    problems = [
-        f"no track to use for {name}" for name, x in (("train", train), ("val", val)) if not x
-    ]
+    """Reasons why a model cannot be trained on `train` or scored on `val`, one per line."""
+    problems = [f"no usable {name} tracks" for name, x in (("train", train), ("val", val)) if not x]
     artists = {track.artist for track in train}
     if len(artists) == 1:
         problems.append(f"only one artist, {train[0].artist}; at least two are needed")
@@ -82,7 +80,7 @@ def label_problems(train: Sequence[Track], val: Sequence[Track]) -> list[str]:
 
 
 def read_strings(file: Path, problems: list[str], may_be_empty: bool = False) -> list[str]:
-    """The list of strings in a JSON file; problems are noted and give an empty list."""
+    """The strings in a JSON list; on failure an empty list and a new line in `problems`."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -93,26 +91,26 @@ def read_strings(file: Path, problems: list[str], may_be_empty: bool = False) ->
         problems.append(f"{file}: not valid JSON, {where}: {error.msg}")
         return []
     except (ValueError, RecursionError) as error:
-        problems.append(f"{file}: not a list in UTF-8: {error}")
+        problems.append(f"{file}: not a JSON list in UTF-8: {error}")
         return []
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         problems.append(f"{file}: must be a list of strings")
         return []
     if not value and not may_be_empty:
-        problems.append(f"{file}: is an empty list")
+        problems.append(f"{file}: empty list")
     return value
 
 
 def listing(names: Sequence[str], most: int) -> str:
-    """The first names, and how many more there are."""
+    """The first `most` names, and the number of others."""
     return ", ".join(_shortened([printable(name) for name in names], most))
 
 
-def refuse(where: object, problems: Sequence[str], notes: Sequence[str] = ()) -> None:
-    """Raise CorpusError if there are problems; `notes` may explain them."""
+def raise_problems(where: object, problems: Sequence[str], notes: Sequence[str] = ()) -> None:
+    """Raise CorpusError if there are problems; `notes` may help to explain them."""
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [printable(line) for line in (*_shortened(problems, MAX_LINES), *notes)]
+        lines = [printable(line) for line in (*_shortened(problems, MAX_PROBLEMS), *notes)]
         raise CorpusError(f"{printable(where)}: {count}\n" + "\n".join(lines))
 
 

@@ -1,12 +1,12 @@
-"""A synthetic corpus in the course's layout, for trying and testing; its scores are not music's.
+"""A synthetic corpus in the course's layout, to try and test the tasks without music.
 
 A singer is a voice: a glottal source (Rosenberg 1971) through formants (means of Peterson and
-Barney 1952, scaled by the length of the vocal tract), with its register, vibrato, breath and
-habits of melody. An album is a production shared by its songs: equalisation, reverberation,
-noise, level, the instruments of the accompaniment. It varies within a singer, so that a split by
-song can be solved by recognising the album, and a split by album cannot.
+Barney 1952, scaled by vocal tract length), with its own register, vibrato, breath and melodic
+habits. An album is a production that its songs share: equalisation, reverberation, noise, level and
+accompaniment. Albums of one singer differ, so recognising the album solves a split by song, but
+not a split by album.
 
-Everything follows from one seed; the same seed and VERSION give the same bytes.
+The same seed and VERSION give the same bytes. Scores on this corpus say nothing about music.
 """
 
 import json
@@ -27,18 +27,18 @@ from artistid.foundation import parallel
 from artistid.foundation.files import folder_beside, write_json
 from artistid.foundation.parallel import Workers
 
-VERSION = 1  # raise it when the audio changes
-STAMP = "demo.json"  # marks a folder as this corpus and says which version
+VERSION = 1  # increment when the audio changes
+STAMP = "demo.json"  # marks a folder as a demo corpus, with its version and seed
 
 N_SINGERS = 20
 N_ALBUMS = 6
-VAL_ALBUM, TEST_ALBUM = 4, 5  # numbers from 0; the others are for train
-N_SONGS = 2  # an album
+VAL_ALBUM, TEST_ALBUM = 4, 5  # counted from 0; the others are for training
+N_SONGS = 2  # per album
 SONG_S = 10.0
 RATE = 16_000  # Hz
-MP3_LEVEL = 0.85  # libsndfile's compression level: 32 kbit/s at 16 kHz, as the course's files
+MP3_LEVEL = 0.85  # libsndfile's compression level: 32 kbit/s at 16 kHz, as in the course's files
 
-# F1, F2, F3 of male vowels, Hz (Peterson and Barney 1952, table II); F4, F5 are customary values
+# F1 to F3 of male vowels in Hz (Peterson and Barney 1952, table II); F4 and F5 are typical values
 VOWELS_HZ = np.array(
     [
         [270, 2290, 3010, 3500, 4500],  # heed
@@ -52,6 +52,7 @@ VOWELS_HZ = np.array(
 BANDWIDTHS_HZ = np.array([70.0, 90.0, 120.0, 180.0, 250.0])
 SCALES = np.array([[0, 2, 4, 5, 7, 9, 11], [0, 2, 3, 5, 7, 8, 10]])  # major, minor; semitones
 CHORD_DEGREES = (0, 2, 4)
+EQ_POINTS_HZ = np.geomspace(60, 8_000, 8)
 
 Signal = NDArray[np.float64]
 
@@ -61,12 +62,12 @@ class Singer:
     tonic_hz: float
     formants_hz: NDArray[np.float64]  # (vowels, formants)
     open_share: float  # of the glottal cycle
-    breath: float  # noise in the source, relative
+    breath: float  # relative level of noise in the source
     vibrato_hz: float
     vibrato_cents: float
-    glide_s: float  # from note to note
-    leap: float  # typical step of the melody, scale degrees
-    note_s: float
+    glide_s: float  # between notes
+    leap: float  # standard deviation of melodic steps, scale degrees
+    note_s: float  # length of a typical note
     vowel_weights: NDArray[np.float64]
 
 
@@ -75,22 +76,19 @@ class Album:
     gains_db: NDArray[np.float64]  # at EQ_POINTS_HZ
     room: Signal  # impulse response
     noise_db: float  # below the music
-    peak: float
+    peak: float  # of full scale
     drive: float  # saturation
-    voice_share: float
-    harmonics: NDArray[np.float64]  # of the accompanying instrument
-    pluck_s: float  # decay of its notes
-    scale: int
+    voice_share: float  # of the mix
+    harmonics: NDArray[np.float64]  # amplitudes, of the accompanying instrument
+    pluck_s: float  # decay time of its notes
+    scale: int  # index into SCALES
     transpose: float  # semitones
 
 
-EQ_POINTS_HZ = np.geomspace(60, 8_000, 8)
-
-
 def ensure_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> bool:
-    """Make the corpus in `folder` unless it is there in this version; say whether it was made.
+    """Make the corpus in `folder` unless this version is there. Returns whether it was made.
 
-    It is made beside its place and renamed into it, so that it is there whole or not at all.
+    It is made beside `folder` and then renamed, so it is never incomplete.
     """
     stamp = {"version": VERSION, "seed": seed}
     if _has_stamp(folder, stamp):
@@ -99,7 +97,7 @@ def ensure_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> bool:
         made = temporary / folder.name
         make_demo_corpus(made, seed, jobs)
         write_json(made / STAMP, stamp)
-        if _has_stamp(folder, stamp):  # another run was faster, and may be reading its own
+        if _has_stamp(folder, stamp):  # another run was faster, and may be reading from it
             return False
         if folder.exists():
             folder.rename(temporary / "old")
@@ -119,7 +117,7 @@ def is_demo_corpus(folder: Path) -> bool:
 
 
 def make_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> None:
-    """Write audio, lists and answers of the whole corpus into `folder`."""
+    """Write the audio, lists and answers into `folder`."""
     songs = list(_songs(folder / "artist20", seed))
     for path, *_ in songs:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +141,7 @@ def singer_name(singer: int) -> str:
 
 
 def synthesize(singer: int, album: int, song: int, seed: int = 0) -> NDArray[np.float32]:
-    """One song, (samples,) at RATE; the numbers count from 0."""
+    """One song, (samples,) at RATE; singer, album and song are counted from 0."""
     voice = _draw_singer(np.random.default_rng([seed, 1, singer]))
     production = _draw_album(np.random.default_rng([seed, 2, singer, album]))
     draw = np.random.default_rng([seed, 3, singer, album, song])
@@ -155,7 +153,7 @@ def synthesize(singer: int, album: int, song: int, seed: int = 0) -> NDArray[np.
 
 
 def _songs(root: Path, seed: int) -> Iterator[tuple[Path, int, int, int]]:
-    """Path, singer, album and song number of every song; the test songs come in random order."""
+    """(path, singer, album, song) of every song; test files are numbered at random."""
     n_tests = N_SINGERS * N_SONGS
     test_numbers = iter(np.random.default_rng([seed, 0]).permutation(n_tests) + 1)
     for singer in range(N_SINGERS):
@@ -175,7 +173,7 @@ def _write_song(place: tuple[Path, int, int, int], seed: int) -> None:
 
 
 def write_mp3(path: Path, samples: NDArray[np.float32]) -> None:
-    """Encode (samples,) at RATE as the course's files are: mono mp3 at 32 kbit/s."""
+    """Encode (samples,) at RATE like the course's files: mono mp3 at 32 kbit/s."""
     soundfile.write(
         path,
         samples,
@@ -186,11 +184,11 @@ def write_mp3(path: Path, samples: NDArray[np.float32]) -> None:
     )
 
 
-# --- who sings, and how it was produced ------------------------------------------------------
+# --- singer and album ------------------------------------------------------------------------
 
 
 def _draw_singer(draw: Generator) -> Singer:
-    tract = draw.uniform(0.92, 1.22)  # formants of a short tract lie higher
+    tract = draw.uniform(0.92, 1.22)  # the shorter the tract, the higher its formants
     own = draw.normal(1, 0.04, VOWELS_HZ.shape)
     return Singer(
         tonic_hz=np.exp(draw.uniform(np.log(110), np.log(260))),
@@ -222,7 +220,7 @@ def _draw_album(draw: Generator) -> Album:
 
 
 def _draw_room(draw: Generator) -> Signal:
-    """The direct sound, and noise that decays by 60 dB within the reverberation time."""
+    """Impulse response: direct sound, then noise that decays by 60 dB in the reverberation time."""
     reverb_s, share = draw.uniform(0.2, 1.6), draw.uniform(0.05, 0.4)
     time = np.arange(int(reverb_s * RATE)) / RATE
     room = draw.normal(size=len(time)) * 10 ** (-3 * time / reverb_s)
@@ -242,7 +240,7 @@ def _sing(voice: Singer, album: Album, draw: Generator) -> Signal:
 
 
 def _melody(voice: Singer, draw: Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Bounds of the notes in samples (notes + 1,) and their scale degrees (notes,)."""
+    """Note boundaries in samples, (notes + 1,), and scale degrees, (notes,)."""
     most = int(4 * SONG_S / voice.note_s)
     lengths = voice.note_s * draw.choice([0.5, 1, 1, 2], most)
     starts = np.append(0, np.cumsum((lengths * RATE).astype(int)))
@@ -257,13 +255,13 @@ def _melody(voice: Singer, draw: Generator) -> tuple[NDArray[np.intp], NDArray[n
 
 
 def _semitones(degrees: Any, scale: int) -> Any:
-    """Above the tonic, of a scale degree or of an array of them."""
+    """Semitones above the tonic, for one scale degree or an array."""
     octave, step = np.divmod(degrees, 7)
     return 12 * octave + SCALES[scale][step]
 
 
 def _glottal_source(voice: Singer, pitch_hz: Signal, draw: Generator) -> Signal:
-    """Derivative of Rosenberg's pulse (type C) at a gliding, trembling pitch, with breath."""
+    """Derivative of Rosenberg's pulse (type C) at a gliding pitch with vibrato, plus breath."""
     glide = np.exp(-1 / (voice.glide_s * RATE / 3))
     smooth = scipy.signal.lfilter([1 - glide], [1, -glide], np.log2(pitch_hz / pitch_hz[0]))
     time = np.arange(len(pitch_hz)) / RATE
@@ -279,7 +277,7 @@ def _glottal_source(voice: Singer, pitch_hz: Signal, draw: Generator) -> Signal:
 def _through_vocal_tract(
     source: Signal, starts: NDArray[np.intp], voice: Singer, draw: Generator
 ) -> Signal:
-    """A vowel for each note: a cascade of five resonators, with its attack and release."""
+    """One vowel per note: a cascade of five resonators, with attack and release."""
     vowels = draw.choice(len(VOWELS_HZ), size=len(starts) - 1, p=voice.vowel_weights)
     loudness = draw.uniform(0.4, 1, len(vowels))
     sung = np.empty_like(source)
@@ -300,7 +298,7 @@ def _envelope(length: int) -> Signal:
 
 
 def _resonators(formants_hz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Second-order sections of gain 1 at 0 Hz (Klatt 1980, equation 2)."""
+    """Second-order sections with unit gain at 0 Hz (Klatt 1980, equation 2)."""
     radius = np.exp(-np.pi * BANDWIDTHS_HZ / RATE)
     a1 = -2 * radius * np.cos(2 * np.pi * formants_hz / RATE)
     a2 = radius**2
@@ -309,7 +307,7 @@ def _resonators(formants_hz: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _accompany(voice: Singer, album: Album, draw: Generator) -> Signal:
-    """Broken chords of one instrument, with a pulse of noise on the beat."""
+    """Broken chords on one instrument, with a noise burst on each beat."""
     beat = int(RATE * draw.uniform(0.3, 0.6))
     roots = draw.integers(0, 7, size=int(SONG_S * RATE) // (4 * beat) + 1)
     played = np.zeros(int(SONG_S * RATE))

@@ -1,18 +1,19 @@
-"""A library of one's own: who and which album each file is, and a split by album.
+"""Your own library: artist and album from folders or tags, and a split by album.
 
-Folders say it, `<artist>/<album>/<track>`, or the files' tags. No song is by "Various Artists", and
-of an artist with a handful of songs nothing can be learnt: both are left out, and said.
+"Various Artists" are nobody in particular, and a handful of tracks is too little to learn an artist
+from: both are left out, and reported.
 """
 
 import random
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import mutagen
+from tyro.conf import arg
 
 from artistid.dataset.corpus import (
     SPLITS,
@@ -21,91 +22,115 @@ from artistid.dataset.corpus import (
     Track,
     label_problems,
     listing,
+    raise_problems,
     read_strings,
-    refuse,
 )
 from artistid.dataset.finding import audio_files
 from artistid.foundation import progress
 from artistid.foundation.errors import require_at_least
 
-NOBODY = {  # as folders and tags name them, in lower case
+NOBODY = {  # names in folders and tags that stand for no artist in particular, case-folded
     *("various artists", "various", "va", "v.a.", "v/a", "compilation", "compilations"),
     *("soundtrack", "soundtracks", "unknown artist", "unknown", "<unknown>"),
     *("diverse", "verschiedene interpreten", "artistes divers", "varios artistas"),
     *("artisti vari", "群星", "合輯", "合辑", "オムニバス"),
 }
 ID3_FRAMES = {"artist": "TPE1", "albumartist": "TPE2", "album": "TALB", "compilation": "TCMP"}
+MIN_ALBUMS = 3  # one per split
+MAX_NAMES = 10  # listed in a warning; the others are counted
 
 
 @dataclass(frozen=True)
 class LibrarySettings:
-    """How a plain library is read; of the course's layout nothing changes."""
+    """Your own library (the course's layout ignores these)."""
 
     by: Literal["folders", "tags"] = "folders"
-    """Of a library: what names artist and album, its folders or its files' tags.
-    A file whose tags name no artist goes by its folders."""
+    """Read artist and album from folders or tags. Files without an artist tag fall back to
+    their folders."""
     min_tracks: int = 6
-    """Of a library: artists with fewer tracks are left out."""
+    """Leave out artists with fewer tracks."""
     compilations: bool = False
-    """Of a library: use "Various Artists" and their like, too."""
+    """Include "Various Artists" and the like."""
     follow_links: bool = False
-    """Of a library: follow symbolic links that lead out of it."""
-    split: Path | None = None
-    """Of a library: repeat the split of an earlier run, which has left its lists in this folder.
-    Default: a new one, by album, drawn from --seed."""
+    """Follow symbolic links that lead out of the library."""
+    split: Annotated[
+        Path | None,
+        arg(metavar="FOLDER", help_behavior_hint="(default: a new one, by album, from --seed)"),
+    ] = None
+    """Repeat the split of an earlier run, from the lists in its result folder."""
 
-    def check(self) -> None:
-        """Raise UserError for a value that can't be used."""
+    def __post_init__(self) -> None:
         require_at_least(self, min_tracks=1)
 
 
 class Song(NamedTuple):
     path: Path
-    id: str  # its path below the library
+    id: str  # path below the library
     artist: str
     album: str
-    is_compiled: bool  # on an album of various artists, or by nobody in particular
+    is_compilation: bool  # from an album of various artists, or by nobody in particular
 
 
 def read_library(folder: Path, settings: LibrarySettings, seed: int) -> Corpus:
-    """Raises CorpusError where there is nothing to learn from."""
+    """Read and split the library in `folder`. Raises CorpusError if no model can be trained."""
     found = audio_files(folder, settings.follow_links)
-    songs, notes = _BY[settings.by](folder, found.files)
+    identify = _by_tags if settings.by == "tags" else _by_folders
+    songs, notes = identify(folder, found.files)
     if found.left_out:
-        remedy = " (--follow-links takes links)"
-        notes.append(f"left out: {listing(found.left_out, 10)}{remedy}")
+        links = listing(found.left_out, MAX_NAMES)
+        notes.append(f"left out: {links} (--follow-links follows links)")
     if not songs:
-        refuse(folder, [_nothing_here(folder, found.files)])
+        nothing = "neither artist20/train.json nor audio in <artist>/<album>/"
+        hint = f"; try --by tags for the {len(found.files)} audio file(s) elsewhere in it"
+        raise_problems(folder, [nothing + (hint if found.files else "")])
+    songs = _one_spelling(songs)
     if settings.split is not None:
-        tracks = _as_listed(settings.split, songs, notes)
+        tracks = _repeat_split(settings.split, songs, notes)
     else:
-        tracks = _drawn(_chosen(_one_spelling(songs), settings, notes), notes, seed)
+        tracks = _draw_split(_select(songs, settings, notes), notes, seed)
     corpus = Corpus(folder.resolve().name, tuple(tracks), tuple(notes), is_split_here=True)
-    refuse(folder, label_problems(corpus.split("train"), corpus.split("val")), notes)
+    raise_problems(folder, label_problems(corpus.split("train"), corpus.split("val")), notes)
     return corpus
 
 
-def _nothing_here(folder: Path, files: Sequence[Path]) -> str:
-    what = f"neither artist20/train.json nor audio in <artist>/<album>/ in {folder}"
-    return f"{what}; --by tags reads the tags of its {len(files)} files" if files else what
-
-
-# --- who it is -------------------------------------------------------------------------------
+# --- artist and album ------------------------------------------------------------------------
 
 
 def _by_folders(folder: Path, files: Sequence[Path]) -> tuple[list[Song], list[str]]:
-    placed = {file: _placed(folder, file) for file in files}
+    placed = {file: _from_folders(folder, file) for file in files}
     strays = [str(file.relative_to(folder)) for file, song in placed.items() if song is None]
     notes = []
     if strays:
         notes.append(
-            f"{len(strays)} file(s) not in <artist>/<album>/ are left out (--by tags may know "
-            f"whose they are): {listing(strays, 10)}"
+            f"{len(strays)} file(s) outside <artist>/<album>/ are left out "
+            f"(--by tags may identify them): {listing(strays, MAX_NAMES)}"
         )
     return [song for song in placed.values() if song], notes
 
 
-def _placed(folder: Path, file: Path) -> Song | None:
+def _by_tags(folder: Path, files: Sequence[Path]) -> tuple[list[Song], list[str]]:
+    songs, n_placed, unknown = [], 0, []
+    for file in progress.bar(files, desc="tags", unit="file", leave=False):
+        song = _from_tags(folder, file)
+        if song is None:
+            song = _from_folders(folder, file)
+            n_placed += song is not None
+        if song is None:
+            unknown.append(str(file.relative_to(folder)))
+        else:
+            songs.append(song)
+    notes = []
+    if n_placed:
+        notes.append(f"{n_placed} file(s) without an artist tag: artists taken from folders")
+    if unknown:
+        notes.append(
+            f"{len(unknown)} file(s) without an artist in tags or folders are left out: "
+            f"{listing(unknown, MAX_NAMES)}"
+        )
+    return songs, notes
+
+
+def _from_folders(folder: Path, file: Path) -> Song | None:
     parts = file.relative_to(folder).parts
     if len(parts) < 3:
         return None
@@ -113,49 +138,24 @@ def _placed(folder: Path, file: Path) -> Song | None:
     return Song(file, "/".join(parts), artist, album, _is_nobody(artist))
 
 
-def _by_tags(folder: Path, files: Sequence[Path]) -> tuple[list[Song], list[str]]:
-    songs, untagged, unknown = [], 0, []
-    for file in progress.bar(files, desc="tags", unit="file", leave=False):
-        song = _tagged(folder, file)
-        if song is None:
-            untagged += 1
-            song = _placed(folder, file)
-        if song is None:
-            unknown.append(str(file.relative_to(folder)))
-        else:
-            songs.append(song)
-    notes = []
-    if untagged > len(unknown):
-        notes.append(
-            f"{untagged - len(unknown)} file(s) without an artist in their tags: as the folders say"
-        )
-    if unknown:
-        notes.append(
-            f"{len(unknown)} file(s) whose artist neither tags nor folders tell are left out: "
-            f"{listing(unknown, 10)}"
-        )
-    return songs, notes
-
-
-def _tagged(folder: Path, file: Path) -> Song | None:
-    """The album's artist, who is the same for all its songs, where it is anybody; else the
-    song's."""
+def _from_tags(folder: Path, file: Path) -> Song | None:
+    """By the album's artist, who is the same for the whole album, else by the track's."""
     try:
         tags = getattr(mutagen.File(file, easy=True), "tags", None) or {}
-    except Exception:  # whatever a damaged file makes of the parser; decoding will tell
+    except Exception:  # damaged files make the parser raise anything; decoding will report them
         tags = {}
-    of_album, of_song = _tag(tags, "albumartist"), _tag(tags, "artist")
-    is_compiled = _is_nobody(of_album) or _tag(tags, "compilation") == "1"
-    artist = of_song if is_compiled else of_album or of_song
+    album_artist, track_artist = _tag(tags, "albumartist"), _tag(tags, "artist")
+    is_compilation = _is_nobody(album_artist) or _tag(tags, "compilation") == "1"
+    artist = track_artist if is_compilation else album_artist or track_artist
     if not artist:
         return None
     album = _tag(tags, "album") or file.parent.name
     id = file.relative_to(folder).as_posix()
-    return Song(file, id, artist, album, is_compiled or _is_nobody(artist))
+    return Song(file, id, artist, album, is_compilation or _is_nobody(artist))
 
 
 def _tag(tags: Mapping[str, Any], name: str) -> str:
-    """Its first value; empty where there is none. WAV and AIFF have the frames of ID3."""
+    """First value of a tag; empty if it is missing. WAV and AIFF files have ID3 frames."""
     values = tags.get(name) or getattr(tags.get(ID3_FRAMES[name]), "text", None) or [""]
     return " ".join(str(values[0]).split())
 
@@ -164,17 +164,10 @@ def _is_nobody(artist: str) -> bool:
     return artist.casefold() in NOBODY
 
 
-_BY: dict[str, Callable[[Path, Sequence[Path]], tuple[list[Song], list[str]]]] = {
-    "folders": _by_folders,
-    "tags": _by_tags,
-}
-
-
 def _one_spelling(songs: Sequence[Song]) -> list[Song]:
-    """Names that differ in capitals or in how an accent is encoded become the most frequent."""
-    artists, albums = (
-        _most_frequent(getattr(song, name) for song in songs) for name in ("artist", "album")
-    )
+    """Give names that differ only in case or Unicode form their most frequent spelling."""
+    artists = _most_frequent(song.artist for song in songs)
+    albums = _most_frequent(song.album for song in songs)
     return [
         song._replace(artist=artists[_folded(song.artist)], album=albums[_folded(song.album)])
         for song in songs
@@ -182,103 +175,99 @@ def _one_spelling(songs: Sequence[Song]) -> list[Song]:
 
 
 def _most_frequent(names: Iterable[str]) -> dict[str, str]:
-    """The spelling by the folded name."""
+    """Folded name -> its most frequent spelling."""
     counts = Counter(unicodedata.normalize("NFC", name) for name in names)
-    spelt = sorted(counts, key=lambda name: (counts[name], name))
-    return {_folded(name): name for name in spelt}
+    return {_folded(name): name for name in sorted(counts, key=lambda name: (counts[name], name))}
 
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-# --- what is used, and for what --------------------------------------------------------------
+# --- the split -------------------------------------------------------------------------------
 
 
-def _chosen(songs: Sequence[Song], settings: LibrarySettings, notes: list[str]) -> list[Song]:
-    compiled = [song for song in songs if song.is_compiled and not settings.compilations]
-    if compiled:
-        artists = sorted({song.artist for song in compiled})
-        notes.append(
-            f"{len(compiled)} song(s) of compilations are left out (--compilations takes them): "
-            f"{listing(artists, 10)}"
-        )
-    rest = [song for song in songs if settings.compilations or not song.is_compiled]
-    counts = Counter(song.artist for song in rest)
+def _select(songs: Sequence[Song], settings: LibrarySettings, notes: list[str]) -> list[Song]:
+    """Leave out compilations, then artists with few tracks."""
+    if not settings.compilations:
+        compiled = [song for song in songs if song.is_compilation]
+        songs = [song for song in songs if not song.is_compilation]
+        if compiled:
+            names = listing(sorted({song.artist for song in compiled}), MAX_NAMES)
+            notes.append(
+                f"{len(compiled)} track(s) of compilations are left out "
+                f"(--compilations includes them): {names}"
+            )
+    counts = Counter(song.artist for song in songs)
     few = sorted(artist for artist, count in counts.items() if count < settings.min_tracks)
     if few:
+        names = listing([f"{artist} ({counts[artist]})" for artist in few], MAX_NAMES)
         notes.append(
             f"{len(few)} artist(s) with fewer than {settings.min_tracks} tracks are left out "
-            f"(--min-tracks): {listing([f'{artist} ({counts[artist]})' for artist in few], 10)}"
+            f"(--min-tracks): {names}"
         )
-    return [song for song in rest if counts[song.artist] >= settings.min_tracks]
+    return [song for song in songs if counts[song.artist] >= settings.min_tracks]
 
 
-def _drawn(songs: Sequence[Song], notes: list[str], seed: int) -> list[Track]:
+def _draw_split(songs: Sequence[Song], notes: list[str], seed: int) -> list[Track]:
+    """About 4/1/1 of each artist's albums, or of the tracks of artists with few albums.
+
+    What is too little to divide is for training.
+    """
     draw = random.Random(seed)
     by_artist: dict[str, list[Song]] = defaultdict(list)
     for song in songs:
         by_artist[song.artist].append(song)
-    tracks, by_song = [], []
+    tracks, split_by_song = [], []
     for artist, own in sorted(by_artist.items()):
-        has_albums = len({song.album for song in own}) >= 3
+        has_albums = len({song.album for song in own}) >= MIN_ALBUMS
         if not has_albums:
-            by_song.append(artist)
-        tracks += _split_artist(own, has_albums, draw)
-    if by_song:
+            split_by_song.append(artist)
+        units: dict[str, list[Song]] = defaultdict(list)
+        for song in own:
+            units[song.album if has_albums else song.id].append(song)
+        names = sorted(units)
+        draw.shuffle(names)
+        n_held_out = max(1, round(len(names) / 6)) if len(names) >= len(SPLITS) else 0
+        for i, name in enumerate(names):
+            split: Split = "test" if i < n_held_out else "val" if i < 2 * n_held_out else "train"
+            tracks += [_track(song, split) for song in units[name]]
+    if split_by_song:
         notes.append(
-            f"{len(by_song)} artist(s) with fewer than 3 albums are split by song "
-            f"({listing(by_song, 10)}): scores are then too high, since a model may know the "
-            "album's sound and not the artist"
+            f"{len(split_by_song)} artist(s) with fewer than {MIN_ALBUMS} albums are split by "
+            f"track ({listing(split_by_song, MAX_NAMES)}): their scores are too high, since a "
+            "model may recognise the album's sound instead of the artist"
         )
     return tracks
 
 
-def _split_artist(songs: list[Song], by_album: bool, draw: random.Random) -> list[Track]:
-    """About 4/1/1 of the albums, or of the songs; what is too little to divide is for training."""
-    units: dict[str, list[Song]] = defaultdict(list)
-    for song in songs:
-        units[song.album if by_album else song.id].append(song)
-    names = sorted(units)
-    draw.shuffle(names)
-    held_out = max(1, round(len(names) / 6)) if len(names) >= 3 else 0
-    kinds: list[Split] = ["test", "val", "train"]
-    counts = (held_out, held_out, len(names) - 2 * held_out)
-    uses = [kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count)]
-    return [
-        _track(song, use) for name, use in zip(names, uses, strict=True) for song in units[name]
-    ]
-
-
-def _track(song: Song, split: Split) -> Track:
-    return Track(song.path, song.id, split, song.artist, song.album)
-
-
-# --- the split of an earlier run -------------------------------------------------------------
-
-
-def split_lists(corpus: Corpus) -> dict[str, list[str]]:
-    """What to write so that the split can be repeated: file names and what is in them."""
-    return {f"{split}.json": [f"./{t.id}" for t in corpus.split(split)] for split in SPLITS}
-
-
-def _as_listed(folder: Path, songs: Sequence[Song], notes: list[str]) -> list[Track]:
-    """Raises CorpusError with every problem of the lists."""
-    by_id = {f"./{song.id}": song for song in _one_spelling(songs)}
+def _repeat_split(folder: Path, songs: Sequence[Song], notes: list[str]) -> list[Track]:
+    """The split in the lists in `folder`. Raises CorpusError with every problem in them."""
+    by_id = {f"./{song.id}": song for song in songs}
     problems: list[str] = []
-    use: dict[str, Split] = {}
+    split_of: dict[str, Split] = {}
     for split in SPLITS:
         file = folder / f"{split}.json"
         if split == "test" and not file.exists():
             continue
         for entry in read_strings(file, problems, may_be_empty=split == "test"):
             if entry not in by_id:
-                problems.append(f"{file}: {entry!r}: no such song in the library")
-            elif entry in use:
-                problems.append(f"{file}: {entry!r} is in {use[entry]}.json, too, or listed twice")
+                problems.append(f"{file}: {entry!r}: no such track in the library")
+            elif entry in split_of:
+                problems.append(f"{file}: {entry!r} is already in {split_of[entry]}.json")
             else:
-                use[entry] = split
-    refuse(folder, problems)
-    if len(use) < len(by_id):
-        notes.append(f"{len(by_id) - len(use)} song(s) are in no list in {folder}: left out")
-    return [_track(by_id[entry], split) for entry, split in use.items()]
+                split_of[entry] = split
+    raise_problems(folder, problems)
+    n_unlisted = len(by_id) - len(split_of)
+    if n_unlisted:
+        notes.append(f"{n_unlisted} track(s) are in no list in {folder}: left out")
+    return [_track(by_id[entry], split) for entry, split in split_of.items()]
+
+
+def _track(song: Song, split: Split) -> Track:
+    return Track(song.path, song.id, split, song.artist, song.album)
+
+
+def split_lists(corpus: Corpus) -> dict[str, list[str]]:
+    """File name -> entries, of the lists from which --split repeats this split."""
+    return {f"{split}.json": [f"./{t.id}" for t in corpus.split(split)] for split in SPLITS}
