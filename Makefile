@@ -1,6 +1,6 @@
-# make demo   set up .venv and run every task on the synthetic demo corpus, score it, and name a song
-# make test   set up .venv with the test tools and run the tests
-# make slow   the tests that take long
+# make demo   create .venv, run every task on the demo corpus, score it, name one song
+# make test   the tests
+# make slow   the long tests
 # make lint   style and types
 
 PYTHON ?= python3
