@@ -1,8 +1,8 @@
-"""Arrays on disk, keyed by the content of the file they come from and by the settings.
+"""A cache of arrays on disk, keyed by the content of the audio file and by the settings.
 
-An entry is one safetensors file: named arrays and a few strings. Two files of one name never
-share an entry; two copies of one file do. Entries are never changed, so the folder may be shared
-between runs and machines, and deleted at any time.
+An entry is one safetensors file of named arrays and a few strings. Different files never share an
+entry, even under the same name; copies of a file do. Entries never change, so runs and machines
+may share the folder, and it may be deleted at any time.
 """
 
 import hashlib
@@ -28,18 +28,20 @@ def content_digest(path: Path) -> str:
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
+    """BLAKE2b of the settings as JSON with sorted keys, 16 hexadecimal digits."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def entry_path(folder: Path, content: str, settings: str) -> Path:
-    """Where the entry of two digests is kept."""
+    """Path of the entry for two digests."""
     return folder / content[:2] / f"{content}-{settings}.safetensors"
 
 
 def load_notes(path: Path) -> Mapping[str, str] | None:
-    """The notes of the entry at `path`; None where there is none or it is damaged (it is then made
-    again). That all the arrays' bytes are there is checked, by the file's length."""
+    """The notes of the entry at `path`; None if it is missing or damaged, and must be made again.
+
+    safetensors compares the file's length with its header, so a truncated entry is noticed."""
     try:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
@@ -49,9 +51,9 @@ def load_notes(path: Path) -> Mapping[str, str] | None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The entry at `path` as a `safe_open` file: a memory map, of which slices can be read.
+    """The entry at `path` as a `safe_open` file: a memory map that slices can be read from.
 
-    Raises UserError where the cache has lost it."""
+    Raises UserError if it is missing or damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
@@ -62,6 +64,7 @@ def opened(path: Path) -> Iterator[Any]:
 def save_entry(
     path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str] | None = None
 ) -> None:
+    """Write an entry: arrays by name, and strings to keep with them."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(whole, metadata=dict(notes or {})))

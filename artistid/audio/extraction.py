@@ -1,18 +1,17 @@
-"""Every track through one computation: in parallel, cached, the unusable files named at the end."""
+"""Compute something from every track: in parallel, cached, with all unusable files reported."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from artistid.audio import source
 from artistid.audio.cache import content_digest, entry_path, load_notes, save_entry, settings_digest
 from artistid.audio.decode import AudioError
-from artistid.audio.decode import decode as audio
 from artistid.dataset.corpus import Track
 from artistid.foundation import parallel, progress
 from artistid.foundation.errors import UserError, printable
@@ -20,12 +19,12 @@ from artistid.foundation.parallel import Place, Workers
 
 
 class UnusableFilesError(UserError):
-    """Files that could not be used, each on a line of the message."""
+    """Files that cannot be used, each on a line of the message."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A computation and all that its result depends on besides the audio."""
+    """A computation and everything besides the audio that its result depends on."""
 
     name: str
     version: int
@@ -41,114 +40,111 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Extraction:
-    entries: Mapping[Track, Path]  # where each usable track's arrays are cached
-    notes: Mapping[Track, str]  # what to know about a track that was used
-    refused: Mapping[Track, str]  # why a track was not
-    heard_s: float  # of audio that was not cached yet
+    """All mappings are in the order of the tracks."""
+
+    entries: Mapping[Track, Path]  # where the arrays of each usable track are cached
+    notes: Mapping[Track, str]  # what a user should know about a usable track
+    refused: Mapping[Track, str]  # why a track cannot be used
+    decoded_s: float  # seconds of audio that were not cached yet
 
     def require_all(self) -> None:
         """Raise UnusableFilesError if a track was refused, with all of them and the remedy."""
         if self.refused:
             lines = [f"{printable(track.path)}: {why}" for track, why in self.refused.items()]
             raise UnusableFilesError(
-                f"{len(lines)} of {len(lines) + len(self.entries)} files can't be used; mend them, "
-                "or leave them out with --skip-bad (what could be extracted is cached)\n"
+                f"{len(lines)} of {len(lines) + len(self.entries)} files cannot be used; repair "
+                "them, or leave them out with --skip-bad (what was extracted is cached)\n"
                 + "\n".join(lines)
             )
 
 
 @dataclass(frozen=True)
+class _Job:
+    file: Path
+    entry: Path  # where its arrays are to be cached
+
+    def __str__(self) -> str:
+        return str(self.file)  # in messages about calls that fail
+
+
+@dataclass(frozen=True)
 class _Outcome:
-    entry: Path | None = None
     note: str = ""
-    refusal: str = ""
-    heard_s: float = 0.0
+    refusal: str = ""  # empty: the file can be used
+    decoded_s: float = 0.0
 
 
 def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, workers: Workers) -> Extraction:
-    """Make what is not cached yet, one file a job, and say where everything is.
+    """Compute what is not cached yet, and say where everything is.
 
-    Memory does not grow with the number of tracks: results go to the cache, not through here.
+    Every file is hashed here, once; files of equal content are one job. Where everything is
+    cached, no process is started. Memory does not grow with the length of the songs: results go
+    to the cache, not through here.
+    Raises UserError if the cache cannot be written to.
     """
-    cache = cache.absolute()  # for workers that were started elsewhere, as are the paths
-    paths = [track.path.absolute() for track in tracks]
-    known = _known_outcomes(paths, recipe, cache)
-    rest = paths[len(known) :]
-    outcomes = chain(known, _new_outcomes(rest, recipe, cache, workers) if rest else ())
-    entries, notes, refused, heard_s = {}, {}, {}, 0.0
-    for track, outcome in zip(tracks, outcomes, strict=True):
-        if outcome.entry is None:
-            refused[track] = outcome.refusal
+    cache = cache.absolute()  # as are the files: a worker may run in another folder
+    places: dict[Track, Path] = {}  # the entry of each readable track
+    unreadable: dict[Track, _Outcome] = {}
+    outcomes: dict[Path, _Outcome] = {}  # of each entry
+    jobs: dict[Path, _Job] = {}
+    for track in progress.bar(tracks, desc=f"{recipe.name}: reading", unit="song", leave=False):
+        file = track.path.absolute()
+        try:
+            entry = places[track] = entry_path(cache, content_digest(file), recipe.digest)
+        except OSError as error:
+            unreadable[track] = _Outcome(refusal=f"cannot be read: {error.strerror}")
             continue
-        entries[track] = outcome.entry
-        heard_s += outcome.heard_s
-        if outcome.note:
-            notes[track] = outcome.note
-    return Extraction(entries, notes, refused, heard_s)
-
-
-def _new_outcomes(
-    paths: Sequence[Path], recipe: Recipe, cache: Path, workers: Workers
-) -> Iterator[_Outcome]:
-    with _writing_explained(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        yield from parallel.run(
-            partial(_extract_one, recipe=recipe, cache=cache),
-            paths,
+        if entry in outcomes or entry in jobs:
+            continue
+        cached = load_notes(entry)
+        if cached is None:
+            jobs[entry] = _Job(file, entry)
+        else:
+            outcomes[entry] = _Outcome(cached.get("note", ""))
+    if jobs:
+        with _writing_to(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+        computed = parallel.run(
+            partial(_extract_one, recipe=recipe),
+            list(jobs.values()),
             workers=workers,
             label=recipe.name,
             unit="song",
             place=recipe.place,
-            needs=(paths[0], cache),
-            seconds=lambda outcome: outcome.heard_s,
+            needs=(next(iter(jobs.values())).file, cache),
+            seconds=lambda outcome: outcome.decoded_s,
         )
+        outcomes |= zip(jobs, computed, strict=True)
+    entries, notes, refused = {}, {}, {}
+    for track in tracks:
+        outcome = unreadable.get(track) or outcomes[places[track]]
+        if outcome.refusal:
+            refused[track] = outcome.refusal
+            continue
+        entries[track] = places[track]
+        if outcome.note:
+            notes[track] = outcome.note
+    decoded_s = sum(outcome.decoded_s for outcome in outcomes.values())
+    return Extraction(entries, notes, refused, decoded_s)
+
+
+def _extract_one(job: _Job, recipe: Recipe) -> _Outcome:
+    try:
+        audio = source.load(job.file, recipe.settings.sample_rate)
+        arrays = recipe.compute(audio.samples, recipe.settings)
+    except AudioError as error:
+        return _Outcome(refusal=str(error))
+    with _writing_to(job.entry):
+        save_entry(job.entry, arrays, {"note": audio.note})
+    return _Outcome(audio.note, decoded_s=audio.seconds)
 
 
 @contextmanager
-def _writing_explained(cache: Path) -> Iterator[None]:
-    """Files that can't be read are refused one by one; what is left are those of the cache."""
+def _writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{printable(error.filename or cache)}: {error.strerror or error}; make room there, or "
+            f"{printable(error.filename or path)}: {error.strerror or error}; make room there, or "
             "name a folder that can be written to with --cache (what was extracted is kept)"
         ) from error
-
-
-def _known_outcomes(paths: Sequence[Path], recipe: Recipe, cache: Path) -> list[_Outcome]:
-    """Of the first files, up to one that is not cached: where all are, no process is started."""
-    known: list[_Outcome] = []
-    bar = progress.bar(paths, desc=f"{recipe.name}, cached", unit="song", leave=False)
-    for path in bar:
-        try:
-            place = entry_path(cache, _content(path), recipe.digest)
-        except AudioError:
-            break
-        notes = load_notes(place)
-        if notes is None:
-            break
-        known.append(_Outcome(place, notes.get("note", "")))
-    bar.close()
-    return known
-
-
-def _extract_one(path: Path, recipe: Recipe, cache: Path) -> _Outcome:
-    try:
-        place = entry_path(cache, _content(path), recipe.digest)
-        notes = load_notes(place)
-        if notes is not None:
-            return _Outcome(place, notes.get("note", ""))
-        sound = audio.load(path, recipe.settings.sample_rate)
-        arrays = recipe.compute(sound.samples, recipe.settings)
-    except AudioError as error:
-        return _Outcome(refusal=str(error))
-    save_entry(place, arrays, {"note": sound.note})
-    return _Outcome(place, sound.note, heard_s=sound.seconds)
-
-
-def _content(path: Path) -> str:
-    try:
-        return content_digest(path)
-    except OSError as error:
-        raise AudioError(f"can't be read: {error.strerror}") from error

@@ -1,11 +1,11 @@
 """Frame features of a song and their statistics over excerpts, in NumPy.
 
-One short-time Fourier transform feeds every feature. Definitions and values are librosa's
-(0.11, same settings); only the order of the work differs: frames are rows, a block of frames is
-finished while it is still in the processor's cache, and no spectrum is computed twice.
+Definitions and values are those of librosa 0.11 at the same settings. It is faster because one
+short-time Fourier transform feeds every feature, and because all features of a block of frames
+are computed while its spectrum is in the processor's cache.
 
-Conventions: audio is float32 mono in [-1, 1]; frames are centred, the signal padded with zeros
-(zero crossings: with its edge values); feature matrices are (frames, columns) float32.
+Audio is float32 mono in [-1, 1]. Frames are centred; the signal is padded with zeros (for zero
+crossings, with its edge values). Feature matrices are (frames, columns) float32.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# By name and at once: librosa compiles its modules when they are first loaded, and processes that
-# do so at the same time can spoil the compiled files for good (numba's issue 10128). Here it
-# happens once, before there are other processes.
+# Loaded here, before there are workers: librosa loads its modules on first use, and numba then
+# compiles them; processes that do so at the same time can corrupt numba's cache (its issue 10128).
 import librosa.filters
 import librosa.util.utils
 import numpy as np
@@ -26,8 +25,8 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from artistid.audio.cache import opened
-from artistid.audio.decode import require_frame
 from artistid.audio.extraction import Recipe
+from artistid.audio.source import require_frame
 from artistid.dataset.corpus import Track
 from artistid.foundation.errors import UserError
 
@@ -41,18 +40,18 @@ N_CONTRAST_OCTAVES = 6  # plus the band below fmin: 7 columns
 CONTRAST_QUANTILE = 0.02
 ROLLOFF_SHARE = 0.85
 SILENT_RMS = 1e-4  # -80 dB of full scale
-TINY = float(np.finfo(np.float32).tiny)  # a frame whose sum is below it is not normalised
-AMIN = 1e-10  # floor under a power before its logarithm
-TOP_DB = 80.0  # dynamic range kept below a song's loudest value
+TINY = float(np.finfo(np.float32).tiny)  # a frame whose sum is smaller is not normalised
+AMIN = 1e-10  # floor for power before taking the logarithm
+TOP_DB = 80.0  # dynamic range below the loudest value of a song
 TUNING_RANGE_HZ = (150.0, 4000.0)
-TUNING_PEAK_SHARE = 0.1  # of the frame's maximum: what counts as a spectral peak
+TUNING_PEAK_SHARE = 0.1  # of the frame's maximum; lower peaks do not count
 SPECTRAL_NAMES = ("centroid", "bandwidth", "rolloff", "flatness", "zero_crossing_rate", "rms")
-BLOCK_FRAMES = 64  # 64 x 2,048 samples in float64: 1 MB, about the second-level cache
+BLOCK_FRAMES = 64  # 64 x 2,048 float64 samples are 1 MB, about the size of a second-level cache
 
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """What the values depend on; the defaults are those of the course's corpus."""
+    """All that features depend on besides the audio; the defaults suit the course's corpus."""
 
     sample_rate: int = 16_000  # Hz; every file is resampled to it
     n_fft: int = 2_048  # samples, Hann window
@@ -72,11 +71,11 @@ class FeatureSettings:
 
 
 class SongFeatures(NamedTuple):
-    """Means of all frame features, then their standard deviations."""
+    """Means of all frame features, followed by their standard deviations."""
 
-    excerpts: Array  # (excerpts, columns), of those that are not silent
-    song: Array  # (columns,)
-    spans: NDArray[np.intp]  # (excerpts, 2): the first frame of each, and the one after its last
+    excerpts: Array  # (excerpts, columns), without silent excerpts
+    song: Array  # (columns,), over the whole song
+    spans: NDArray[np.intp]  # (excerpts, 2): first frame, last frame + 1
 
 
 def recipe(settings: FeatureSettings) -> Recipe:
@@ -91,13 +90,14 @@ def _arrays(audio: Array, settings: FeatureSettings) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class SongLoader:
-    """Reads from the cache what a classifier hears of a song."""
+    """Reads a song's rows for a classifier from the cache."""
 
     entries: Mapping[Track, Path]
 
     def __call__(self, track: Track, most_excerpts: int | None = None) -> Array:
-        """The song's excerpts, at most so many, evenly spread, and a row for all of it:
-        (rows, columns). Raises UserError where the cache has lost it."""
+        """(rows, columns): up to `most_excerpts` evenly spread excerpts, then the whole song.
+
+        Raises UserError if the entry is gone from the cache."""
         with opened(self.entries[track]) as file:
             excerpts, song = file.get_tensor("excerpts"), file.get_tensor("song")
         if most_excerpts is not None and len(excerpts) > most_excerpts:
@@ -106,7 +106,7 @@ class SongLoader:
 
 
 def frame_feature_names(settings: FeatureSettings) -> list[str]:
-    """Names of the columns of `frame_features`."""
+    """Names of the columns of `frame_features`, in order."""
     mfcc = [f"mfcc_{i}" for i in range(settings.n_mfcc)]
     return [
         *mfcc,
@@ -120,12 +120,17 @@ def frame_feature_names(settings: FeatureSettings) -> list[str]:
 
 
 def song_features(audio: Array, settings: FeatureSettings) -> SongFeatures:
-    """Statistics of the whole song `audio` (samples,), excerpt by excerpt and over all of it.
+    """Statistics of `audio` (samples,), excerpt by excerpt and over the whole song.
 
-    Silent excerpts are left out. Raises AudioError where the audio is shorter than a frame.
+    Excerpts follow each other without overlap. What remains at the end is an excerpt of its own if
+    it is at least half as long as the others, and part of the last one otherwise. (Crops and
+    encoders need equal lengths, so theirs overlap instead: `audio.excerpts.covering`.) Silent
+    excerpts are left out. Raises AudioError if the audio is shorter than a frame.
     """
     frames = frame_features(audio, settings)
-    starts = excerpt_starts(len(frames), settings)
+    per_excerpt = max(1, round(settings.excerpt_s * settings.sample_rate / settings.hop))
+    n_excerpts = max(1, int(len(frames) / per_excerpt + 0.5))
+    starts = np.arange(n_excerpts, dtype=np.intp) * per_excerpt
     excerpts = mean_and_std(frames, starts)
     loudness = excerpts[:, frame_feature_names(settings).index("rms")]
     audible = loudness >= min(SILENT_RMS, loudness.max())
@@ -134,21 +139,12 @@ def song_features(audio: Array, settings: FeatureSettings) -> SongFeatures:
     return SongFeatures(excerpts[audible], song, spans[audible])
 
 
-def excerpt_starts(n_frames: int, settings: FeatureSettings) -> NDArray[np.intp]:
-    """First frame of each excerpt. The end of the song is an excerpt of its own where it is at
-    least half as long as the others, else part of the last: no frame is dropped."""
-    per_excerpt = max(1, round(settings.excerpt_s * settings.sample_rate / settings.hop))
-    n_excerpts = max(1, int(n_frames / per_excerpt + 0.5))
-    return np.arange(n_excerpts, dtype=np.intp) * per_excerpt
-
-
 def mean_and_std(frames: Array, starts: NDArray[np.intp]) -> Array:
-    """Mean and standard deviation of `frames` (frames, columns) between consecutive `starts`.
-
-    Returns (len(starts), 2 x columns)."""
+    """Mean and standard deviation of `frames` (frames, columns) from each start to the next:
+    (len(starts), 2 x columns)."""
     counts = np.diff(starts, append=len(frames))[:, np.newaxis]
     mean = np.add.reduceat(frames, starts, axis=0, dtype=np.float64) / counts
-    # from the deviations, not the squares: exact also where the values are far from zero
+    # squares of deviations, not of values: accurate even if the values are far from zero
     deviation = frames - np.repeat(mean, counts[:, 0], axis=0)
     variance = np.add.reduceat(np.square(deviation), starts, axis=0) / counts
     return np.hstack([mean, np.sqrt(variance)]).astype(np.float32)
@@ -157,7 +153,7 @@ def mean_and_std(frames: Array, starts: NDArray[np.intp]) -> Array:
 def frame_features(audio: Array, settings: FeatureSettings) -> Array:
     """All features of every frame of `audio` (samples,): (frames, columns).
 
-    Raises AudioError where the audio is shorter than a frame.
+    Raises AudioError if the audio is shorter than a frame.
     """
     require_frame(audio, settings.n_fft, settings.sample_rate)
     n_frames = 1 + len(audio) // settings.hop
@@ -201,7 +197,7 @@ def _decibels(power: Array) -> Array:
 
 
 def _delta(mfcc: Array, order: int) -> Array:
-    """Local slope (order 1) or curvature (order 2) over time, by Savitzky-Golay."""
+    """Slope (order 1) or curvature (order 2) over time, by a Savitzky-Golay filter."""
     mode = "interp" if len(mfcc) >= DELTA_WIDTH else "nearest"
     return scipy.signal.savgol_filter(
         mfcc, DELTA_WIDTH, polyorder=order, deriv=order, axis=0, mode=mode
@@ -209,7 +205,9 @@ def _delta(mfcc: Array, order: int) -> Array:
 
 
 def _valley_and_peak(magnitude: Array, settings: FeatureSettings) -> tuple[Array, Array]:
-    """Mean of the weakest and of the strongest bins of each octave band (Jiang et al. 2002)."""
+    """Means of the weakest and of the strongest bins of each octave band: twice (frames, bands).
+
+    Spectral contrast is their difference (Jiang et al. 2002)."""
     valleys, peaks = [], []
     for band, n_extreme in _contrast_bands(settings):
         bins = np.sort(magnitude[:, band], axis=-1)
@@ -221,7 +219,7 @@ def _valley_and_peak(magnitude: Array, settings: FeatureSettings) -> tuple[Array
 def _spectral_shape(magnitude: Array, power: Array, settings: FeatureSettings) -> Array:
     """Centroid, bandwidth, roll-off (Hz) and flatness of each frame: (frames, 4)."""
     hz = _bin_hz(settings)
-    # moments in float64: the variance is a small difference of large numbers
+    # in float64: the variance is a small difference of large moments
     total, first, second = (magnitude.astype(np.float64) @ np.stack([hz**0, hz, hz**2], axis=-1)).T
     total = np.maximum(total, TINY)
     centroid = first / total
@@ -233,9 +231,10 @@ def _spectral_shape(magnitude: Array, power: Array, settings: FeatureSettings) -
 
 
 def _first_bin_reaching(magnitude: Array, share: float) -> NDArray[np.intp]:
-    """First bin of each frame up to which the sum is at least `share` of the frame's: (frames,).
+    """First bin at which a frame's cumulative sum reaches `share` of its total: (frames,).
 
-    Sums of 32 bins say which 32 to look into: a third of the time of one long cumulative sum."""
+    Sums over groups of 32 bins narrow the search down to one group, which takes a third of the
+    time of a cumulative sum over all bins."""
     n_bins = magnitude.shape[1]
     size = 32
     group_sums = np.add.reduceat(magnitude, np.arange(0, n_bins, size), axis=-1)
@@ -246,12 +245,12 @@ def _first_bin_reaching(magnitude: Array, share: float) -> NDArray[np.intp]:
     before = np.take_along_axis(below, group, -1) - np.take_along_axis(group_sums, group, -1)
     inside = before + np.cumsum(np.take_along_axis(magnitude, bins, -1), axis=-1)
     reached = inside >= goal
-    reached[:, -1] = True  # rounding may keep the last one a hair below
+    reached[:, -1] = True  # rounding may leave the last sum just short of the goal
     return np.take_along_axis(bins, np.argmax(reached, axis=-1)[:, np.newaxis], -1)[:, 0]
 
 
 def _tones(power: Array, settings: FeatureSettings) -> NDArray[np.float32]:
-    """Frequency (Hz) and height of every spectral peak, refined by a parabola: (2, peaks)."""
+    """Frequency (Hz) and height of all spectral peaks, by parabolic interpolation: (2, peaks)."""
     hz = _bin_hz(settings)
     low, high = np.searchsorted(hz, TUNING_RANGE_HZ)
     floor = TUNING_PEAK_SHARE * power.max(axis=-1, keepdims=True)
@@ -270,7 +269,7 @@ def _tones(power: Array, settings: FeatureSettings) -> NDArray[np.float32]:
 
 
 def _tuning(tones: NDArray[np.float32]) -> float:
-    """Deviation from A440 in semitones, [-0.5, 0.5), the mode of the louder half of `tones`."""
+    """Deviation from A440 in semitones, [-0.5, 0.5): the mode over the louder half of `tones`."""
     if tones.size == 0:
         return 0.0
     frequency, height = tones
@@ -289,10 +288,10 @@ def _chroma(power: Array, tuning: float, settings: FeatureSettings) -> Array:
 
 def _zero_crossing_rate(audio: Array, settings: FeatureSettings) -> Array:
     padded = np.pad(audio, settings.n_fft // 2, mode="edge")
-    negative = padded < -1e-10  # librosa's threshold: anything nearer to zero counts as positive
+    negative = padded < -1e-10  # librosa's threshold; values nearer to zero count as positive
     crossing = np.diff(negative, prepend=negative[0])
     inside = _sum_over_frames(crossing, settings)
-    # a crossing into a frame's first sample is no crossing inside the frame
+    # a crossing between the sample before a frame and its first sample lies outside the frame
     first = crossing[:: settings.hop][: len(inside)]
     return np.asarray((inside - first) / settings.n_fft, dtype=np.float32)
 
@@ -303,7 +302,7 @@ def _rms(padded: Array, settings: FeatureSettings) -> Array:
 
 
 def _sum_over_frames(values: NDArray[Any], settings: FeatureSettings) -> NDArray[Any]:
-    """Sum of `values` (padded samples,) within each frame: sums of hops, then of their runs."""
+    """(padded samples,) -> (frames,): sums over hops first, then over the hops of each frame."""
     n_hops = len(values) // settings.hop
     hops = values[: n_hops * settings.hop].reshape(n_hops, settings.hop)
     sums = hops.sum(axis=-1, dtype=np.float32)
@@ -317,19 +316,19 @@ def _bin_hz(settings: FeatureSettings) -> NDArray[Any]:
 
 @lru_cache
 def _window(n_fft: int) -> NDArray[np.float64]:
-    # float64, as librosa's: in float32 the quiet bins above an encoder's cut-off are rounding noise
+    # float64, as in librosa: in float32, bins above an mp3's cut-off would be rounding noise
     return scipy.signal.get_window("hann", n_fft)
 
 
 @lru_cache
 def _mel_filters(settings: FeatureSettings) -> scipy.sparse.csr_array:
-    """(mels, bins); sparse, since each bin is in two filters at most."""
+    """(mels, bins); sparse because a bin belongs to two filters at most."""
     return scipy.sparse.csr_array(
         librosa.filters.mel(sr=settings.sample_rate, n_fft=settings.n_fft, n_mels=settings.n_mels)
     )
 
 
-@lru_cache(maxsize=128)  # a tuning is one of 100 values
+@lru_cache(maxsize=128)  # there are 100 tunings
 def _chroma_filters(settings: FeatureSettings, tuning: float) -> Array:
     """(bins, pitch classes)"""
     return np.ascontiguousarray(
@@ -341,17 +340,20 @@ def _chroma_filters(settings: FeatureSettings, tuning: float) -> Array:
 
 @lru_cache
 def _contrast_bands(settings: FeatureSettings) -> list[tuple[slice, int]]:
-    """Bins of each octave band and how many of them make its valley and its peak."""
+    """Bins of each octave band, and how many of them make up its valley and its peak.
+
+    The edges are librosa's: a band starts one bin early and leaves its last bin to the next; the
+    highest band takes all that remain."""
     hz = _bin_hz(settings)
     edges = CONTRAST_FMIN_HZ * 2.0 ** np.arange(N_CONTRAST_OCTAVES + 1)
     bands = []
     for k, (low, high) in enumerate(zip([0.0, *edges[:-1]], edges, strict=True)):
-        first = int(np.searchsorted(hz, low)) - (k > 0)  # a band starts one bin early,
+        first = int(np.searchsorted(hz, low)) - (k > 0)
         stop = int(np.searchsorted(hz, high, side="right"))
         if k == N_CONTRAST_OCTAVES:
-            stop = len(hz)  # the last one takes the rest,
+            stop = len(hz)
         n_extreme = max(1, round(CONTRAST_QUANTILE * (stop - first)))
         if k < N_CONTRAST_OCTAVES:
-            stop -= 1  # the others leave their last bin to the next
+            stop -= 1
         bands.append((slice(first, stop), n_extreme))
     return bands

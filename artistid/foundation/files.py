@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place and renamed into it."""
+"""Write files whole or not at all: under a temporary name in the same folder, then renamed."""
 
 import json
 import secrets
@@ -10,14 +10,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = ".artistid-making-"  # nobody else's names begin so: what is old may be deleted
-STALE_S = 24 * 3600  # what is older was left by a run that was killed
+TEMPORARY = ".artistid-making-"  # prefix of temporary names, which no other program uses
+STALE_S = 24 * 3600  # older temporary files were left by runs that were killed
+
+
+def checkout() -> Path | None:
+    """Root of the source checkout that this package runs from; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / ".git").exists() and (root / "hw1").is_dir() else None
 
 
 def remove_stale(folder: Path) -> None:
-    """Delete what killed runs left half-made in `folder`; nothing that may be in the making."""
+    """Delete temporary files in `folder` that killed runs left; younger ones may be in use."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        with suppress(FileNotFoundError):  # another run may be tidying up, too
+        with suppress(FileNotFoundError):  # another run may be tidying up as well
             if time.time() - path.stat().st_mtime < STALE_S:
                 continue
             if path.is_dir():
@@ -30,17 +36,17 @@ def remove_stale(folder: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
-    The folder is made where it is missing. After an error nothing is left and `path` is as it was.
+    The folder is created if necessary. After an error, `path` is unchanged and nothing is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
-    # keeps the suffix, by which writers such as matplotlib choose the format
+    # with the same suffix: writers such as matplotlib choose the format by it
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix}"
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk is reported without a name
+        error.filename = error.filename or str(path)  # a full disk has no name
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -48,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, to make what is then renamed to `path`."""
+    """Yield a temporary folder beside `path`, for files that will be renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY) as temporary:
@@ -56,10 +62,10 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented, in UTF-8, and as escapes where that can't be."""
+    """Write indented JSON in UTF-8, with escapes if a string cannot be encoded."""
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # a file's name in another encoding; escaped, it comes back
+    except UnicodeEncodeError:  # a file name in another encoding, which escapes preserve
         text = json.dumps(value, indent=2).encode()
     with replacing(path) as temporary:
         temporary.write_bytes(text + b"\n")

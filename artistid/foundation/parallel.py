@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -93,11 +94,11 @@ def _single_threaded(function: Callable[..., Result], *arguments: Any) -> Result
 
 
 def _in_processes(calls: Calls, jobs: int) -> Iterator[Any]:
-    # loky says no more than this when it replaces a worker that has grown
+    # loky warns of this, and of nothing else, when it replaces a worker that has grown
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
     resource_tracker.ensure_running()  # starting later, it would unblock SIGINT
     with parallel_config(backend="loky", inner_max_num_threads=1), _interrupts_deferred():
-        results = Parallel(n_jobs=jobs, return_as="generator")(calls)
+        results = Parallel(jobs, return_as="generator", initializer=_silence_decoders)(calls)
     try:
         yield from results
     except BrokenProcessPool as error:
@@ -105,6 +106,13 @@ def _in_processes(calls: Calls, jobs: int) -> Iterator[Any]:
             "a worker process was killed, most likely because memory ran out: use fewer --jobs "
             "and run it again (finished work is kept)"
         ) from error
+
+
+def _silence_decoders() -> None:
+    """libmpg123 reports every oddity of a stream on file descriptor 2, even where it decodes well.
+    Python's own messages still get through."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _in_threads(calls: Calls, _jobs: int) -> Iterator[Any]:
