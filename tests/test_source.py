@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import tone, write_audio
+from numpy.typing import NDArray
+
+from artistid.audio.decode import AudioError
+from artistid.audio.source import load, require_frame
+
+RATE = 16_000
+
+
+def peak_hz(samples: NDArray[np.float32]) -> float:
+    """Frequency of the strongest bin in the spectrum of all samples."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * RATE / len(samples))
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_any_rate_and_format_keeps_pitch_and_length(tmp_path: Path, rate: int, suffix: str) -> None:
+    path = tmp_path / f"song.{suffix}"
+    write_audio(path, tone(440, 2, rate), rate)
+    audio = load(path, RATE)
+    assert audio.sample_rate == RATE
+    assert audio.samples.dtype == np.float32
+    assert audio.seconds == pytest.approx(2, abs=0.15)  # mp3 pads to whole frames
+    assert peak_hz(audio.samples) == pytest.approx(440, abs=1)
+    assert audio.note == ""
+
+
+def test_without_a_rate_the_file_keeps_its_own(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(440, 1, 22_050), 22_050, subtype="FLOAT")
+    audio = load(tmp_path / "a.wav", None)
+    assert audio.sample_rate == 22_050
+    np.testing.assert_array_equal(audio.samples, tone(440, 1, 22_050))
+
+
+def test_stereo_becomes_the_mean_of_its_channels(tmp_path: Path) -> None:
+    left, right = tone(300, 1), 0.5 * tone(500, 1)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), RATE, subtype="FLOAT")
+    audio = load(tmp_path / "a.wav", RATE)
+    assert audio.channels == 2
+    np.testing.assert_allclose(audio.samples, (left + right) / 2, atol=1e-7)
+
+
+BAD = {
+    "one sample": (np.ones(1), "^silent from start to end$"),
+    "silence": (np.zeros(RATE), "^silent from start to end$"),
+    "direct current": (np.full(RATE, 0.5), "^silent from start to end$"),
+    "not a number": (np.append(tone(440, 1), np.nan), "not numbers"),
+    "infinite": (np.append(tone(440, 1), np.inf), "not numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_music_is_refused_with_the_reason(tmp_path: Path, kind: str) -> None:
+    samples, reason = BAD[kind]
+    soundfile.write(tmp_path / "song.wav", samples, RATE, subtype="FLOAT")
+    with pytest.raises(AudioError, match=reason):
+        load(tmp_path / "song.wav", RATE)
+
+
+def test_less_than_a_frame_is_refused() -> None:
+    require_frame(tone(440, 1), RATE, RATE)
+    with pytest.raises(AudioError, match="^too short: 16000 samples at 16000 Hz, one frame needs"):
+        require_frame(tone(440, 1), RATE + 1, RATE)
