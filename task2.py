@@ -1,56 +1,80 @@
 """Task 2: which artist is it, by a convolutional network on mel spectrograms, from scratch.
 
-Trains on random crops of train and keeps the latest epoch that val can't tell from the best; then
+Trains on random crops of train and keeps the latest epoch that val cannot tell from the best; then
 trains on train and val for as many epochs, and predicts test. A song gets the mean posterior of
-excerpts that cover it. For several GPUs or machines: torchrun task2.py.
+crops that cover it. For several GPUs or machines: torchrun task2.py.
 """
 
-if __name__ == "__main__":
-    from artistid.foundation import interrupts
+from dataclasses import dataclass
 
-    interrupts.end_at_once()  # the imports below take seconds
-
-from dataclasses import asdict, dataclass
-from functools import partial
-
-from artistid import cli
-from artistid.audio.decode import melspec
-from artistid.experiment import Method, train_and_report
+from artistid import cli, experiment
+from artistid.audio import melspec
+from artistid.dataset.library import LibrarySettings
 from artistid.foundation.errors import require_at_least
-from artistid.inference import devices, networks, training
-from artistid.models.augmentation import spec_augment
+from artistid.foundation.parallel import Workers
+from artistid.models import devices
+from artistid.models.learner import Method, NetworkLearner
+from artistid.models.networks import MelCNN, MelCNNSettings
+from artistid.models.training import SpecAugment, TrainingSettings
+from artistid.results.record import Task
+
+TASK = Task(
+    "task2",
+    log="log_task2.txt",
+    confusion="confusion_matrix_task2.png",
+    curves="accuracy_curve.png",
+)
 
 
 @dataclass(frozen=True)
-class Settings(training.TrainingSettings, cli.CommonSettings):
-    masks: int = 2
-    """SpecAugment: masks of time, and as many of frequency, in each crop; 0: none."""
+class AugmentSettings:
+    """Augmentation."""
 
-    def check(self) -> None:
-        cli.CommonSettings.check(self)
-        training.TrainingSettings.check(self)
+    masks: int = 2
+    """SpecAugment: time masks, and as many frequency masks, per crop; 0: none."""
+
+    def __post_init__(self) -> None:
         require_at_least(self, masks=0)
 
 
+@dataclass(frozen=True)
+class Settings:
+    data: cli.DataSettings = cli.DataSettings()
+    augment: AugmentSettings = AugmentSettings()
+    training: TrainingSettings = TrainingSettings()
+    library: LibrarySettings = LibrarySettings()
+    workers: Workers = Workers()
+
+
 def main(settings: Settings) -> None:
+    data, training, workers = settings.data, settings.training, settings.workers
     with (
-        devices.start(settings.device, settings.precision) as compute,
-        cli.open_run("task2", "log_task2.txt", settings) as run,
+        devices.start(training.device, training.precision) as compute,
+        experiment.started(TASK, settings, data, settings.library, workers) as run,
     ):
         mel = melspec.MelSettings()
         with compute.main_first():
-            entries = run.extract(melspec.recipe(mel))
-        widths = networks.MelCNNSettings(len(run.corpus.artists), mel.n_mels)
+            songs = experiment.extracted(run, melspec.recipe(mel))
         method = Method(
-            partial(training.initialised, networks.MelCNN, widths, settings, compute),
-            melspec.NAME,
-            crop_frames=round(settings.crop_seconds * mel.frames_per_second),
-            augment=partial(spec_augment, n_masks=settings.masks),
-            description={"network": asdict(widths), "mel": asdict(mel), "masks": settings.masks},
-            curves="accuracy_curve.png",
+            MelCNN,
+            MelCNNSettings(len(songs.corpus.artists), mel.n_mels),
+            melspec.LOG_MEL,
+            mel,
+            crop_frames=round(training.crop_seconds * mel.frames_per_second),
+            augment=SpecAugment(settings.augment.masks),
         )
-        train_and_report(run, compute, method, entries, settings)
+        learner = NetworkLearner(
+            TASK.name,
+            method,
+            songs.corpus,
+            songs.entries,
+            training,
+            data.seed,
+            compute,
+            run.outputs.results,
+        )
+        experiment.train_and_report(run, songs, learner, training.refit)
 
 
 if __name__ == "__main__":
-    cli.start(Settings, main, __doc__)
+    cli.start(Settings, main, __doc__, "run it with --resume to continue after the last epoch")

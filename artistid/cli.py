@@ -1,166 +1,128 @@
-"""What the entry scripts share: their common settings, the corpus, errors as one line."""
+"""How a script starts: its settings from the command line, and its errors as one line.
+
+The settings of a script are a frozen dataclass of groups, one per concern, and each group is a
+frozen dataclass that checks itself. `flat` has all of them by option name.
+"""
 
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from types import FrameType
+from typing import Annotated, Any, TypeVar
 
 import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
-from artistid.dataset.corpus import Corpus
-from artistid.dataset.demo import ensure_demo_corpus, is_demo_corpus
-from artistid.dataset.library import LibrarySettings
-from artistid.dataset.read import read_corpus
-from artistid.foundation import interrupts, parallel, progress
+from artistid.foundation import parallel, progress
 from artistid.foundation.errors import UserError
-from artistid.foundation.parallel import IS_MAIN_PROCESS, Workers
-from artistid.results import record as report
-from artistid.results.record import PROJECT, Outputs, Run
+from artistid.foundation.files import checkout
 
-COURSE = PROJECT / "hw1"
-DEMO = COURSE / "demo"
-DEMO_NOTICE = (
-    "this is the synthetic demo corpus, made for trying and testing: its scores say nothing "
-    "about music. For real results put artist20 into hw1/ (see hw1/readme.md) or use --data DIR"
-)
+HOME = checkout() or Path()  # of hw1/ and cache/: the checkout, else the working directory
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
-class ScreenSettings:
-    """Of every command."""
+class DataSettings:
+    """Data and output."""
 
-    quiet: bool = False
-    """Nothing on the screen but results and errors."""
-
-
-@dataclass(frozen=True)
-class SharedSettings(ScreenSettings):
-    """Of every command that goes through many files."""
-
-    jobs: int = -1
-    """Processes that work at once; -1: one per core."""
-    dask: str | None = None
-    """Address of a Dask scheduler (tcp://MACHINE:8786), whose workers replace local processes.
-    All machines must share the corpus and the cache, by the same names."""
-
-    def check(self) -> None:
-        """Raise UserError for a value that can't be used."""
-        if self.jobs == 0:
-            raise UserError("--jobs 0: use a number of processes, or -1 for one a core")
-
-    @property
-    def workers(self) -> Workers:
-        return Workers(self.jobs, self.dask)
-
-
-@dataclass(frozen=True)
-class CommonSettings(SharedSettings, LibrarySettings):
-    # after Ctrl-C
-    how_to_go_on: ClassVar[str] = "what was extracted is cached; run it again to go on"
-
-    data: Path | None = None
-    """The corpus: a folder with artist20/ in it, or a library <artist>/<album>/<track>.
-    Default: hw1/ where hw1/artist20 is there, else the synthetic demo corpus."""
-    out: Path | None = None
-    """Folder for everything the run writes.
-    Default: log and predictions here, the rest in result/; for the demo all in result/demo/."""
-    cache: Path = PROJECT / "cache"
+    data: Annotated[
+        Path | None,
+        arg(metavar="FOLDER", help_behavior_hint="(default: hw1/ with artist20, else the demo)"),
+    ] = None
+    """The corpus: a folder that holds artist20/, or a library <artist>/<album>/<track>."""
+    out: Annotated[
+        Path | None,
+        arg(metavar="FOLDER", help_behavior_hint="(default: here and result/, or result/demo/)"),
+    ] = None
+    """Folder for everything the run writes."""
+    skip_bad: bool = False
+    """Leave out unusable files, instead of stopping with a list of them."""
+    cache: Annotated[
+        Path, arg(metavar="FOLDER", help_behavior_hint="(default: cache/ of the project)")
+    ] = HOME / "cache"
     """Folder for what is extracted from the audio; may be deleted at any time."""
     seed: int = 0
-    """Seed of everything random: the same one gives the same numbers."""
-    skip_bad: bool = False
-    """Leave out files that can't be used, instead of stopping with a list of them."""
+    """Seed of everything random; the same seed gives the same numbers."""
+    quiet: bool = False
+    """Show only results and errors."""
 
-    def check(self) -> None:
-        """Raise UserError for a value that can't be used."""
-        SharedSettings.check(self)
-        LibrarySettings.check(self)
+    def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
 
 
-class CheckedSettings(Protocol):
-    """Of a script: a frozen dataclass."""
+def flat(settings: Any) -> dict[str, Any]:
+    """All options by name, paths as text, relative to the project where they are inside it."""
+    values: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            values |= flat(value)
+        elif isinstance(value, Path):
+            inside = value.is_relative_to(HOME)
+            values[field.name] = str(value.relative_to(HOME) if inside else value)
+        else:
+            values[field.name] = value
+    return values
 
-    how_to_go_on: ClassVar[str]
 
-    @property
-    def quiet(self) -> bool: ...
-
-    def check(self) -> None: ...
-
-
-Settings = TypeVar("Settings", bound=CheckedSettings)
-
-
-def start(settings: type[Settings], main: Callable[[Settings], None], description: str) -> None:
-    """Call `main` with the command line's settings and exit: 0, 2 for what the user can mend,
-    130 for Ctrl-C. A traceback means a fault of ours."""
-    program = interrupts.program()
-    for stream in (sys.stdout, sys.stderr):  # a file's name may be of another encoding
+def start(
+    settings: type[Settings],
+    main: Callable[[Settings], None],
+    description: str,
+    after_interrupt: str,
+) -> None:
+    """Call `main` with the settings from the command line, and exit: 0, 2 for a mistake the user
+    can fix, 130 for Ctrl-C, followed by the advice `after_interrupt`. A traceback is our fault."""
+    program = _program()
+    for stream in (sys.stdout, sys.stderr):  # a file name may be in another encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGINT, _interrupt)
     try:
-        interrupts.raise_again()
-        chosen = tyro.cli(settings, prog=program, description=description)
-        chosen.check()
-        progress.show_bars(not chosen.quiet)
+        chosen = tyro.cli(
+            settings,
+            prog=program,
+            description=description,
+            config=(OmitArgPrefixes, FlagCreatePairsOff),
+        )
+        progress.show_bars(not flat(chosen)["quiet"])
         main(chosen)
         sys.stdout.flush()
     except UserError as error:
         _exit(f"{program}: {error}", 2)
-    except BrokenPipeError:  # whoever read the results, such as head, has had enough
+    except BrokenPipeError:  # the reader of the results, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _exit(f"{program}: {error.filename or 'file system'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
         parallel.kill_workers()
-        _exit(f"\n{program}: stopped; {settings.how_to_go_on}", 130)
+        _exit(f"\n{program}: interrupted; {after_interrupt}", 130)
+
+
+def _program() -> str:
+    """As the user typed it: "task1.py", "python3 -m artistid.dataset"."""
+    name, spec = Path(sys.argv[0]).name, sys.modules["__main__"].__spec__
+    return f"python3 -m {spec.parent}" if spec and name == "__main__.py" else name
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; a second Ctrl-C ends the process at once. Library threads that are
+    cut off meanwhile need not report it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    warnings.simplefilter("ignore")
+    threading.excepthook = lambda _: None
+    raise KeyboardInterrupt
 
 
 def _exit(message: str, status: int) -> None:
     print(message, file=sys.stderr)
     sys.exit(status)
-
-
-@contextmanager
-def open_run(task: str, log_name: str, settings: CommonSettings) -> Iterator[Run]:
-    """Choose the corpus and where to write; the log takes its name when the block succeeds.
-
-    Of several processes of one run only the main one has a log."""
-    corpus, is_demo = _choose_corpus(settings)
-    outputs = _choose_outputs(settings.out, is_demo)
-    path = outputs.texts / log_name
-    with report.logging_to(path, settings.quiet) if IS_MAIN_PROCESS else nullcontext():
-        run = Run(task, settings, corpus, outputs)
-        run.log_start()
-        yield run
-
-
-def _choose_corpus(settings: CommonSettings) -> tuple[Corpus, bool]:
-    """The corpus of `--data`, else the course's, else the demo; and whether it is the demo."""
-    folder = settings.data or COURSE
-    if settings.data is None and not (COURSE / "artist20").exists():
-        folder = DEMO
-        if IS_MAIN_PROCESS and not settings.quiet:
-            print(f"no {COURSE / 'artist20'} and no --data: using the demo corpus, {DEMO}")
-    if folder.resolve() == DEMO:
-        ensure_demo_corpus(DEMO, jobs=settings.jobs)
-    corpus = read_corpus(folder, settings.seed, settings)
-    if not is_demo_corpus(folder):
-        return corpus, False
-    return corpus.with_warning(DEMO_NOTICE), True
-
-
-def _choose_outputs(out: Path | None, is_demo: bool) -> Outputs:
-    """A run on the demo corpus must not overwrite results about music."""
-    if out is None and not is_demo:
-        return Outputs(Path(), Path("result"))
-    folder = out or Path("result/demo")
-    return Outputs(folder, folder)

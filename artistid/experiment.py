@@ -1,122 +1,271 @@
-"""What the tasks with a network have in common: train it, save it, score it, draw it."""
+"""What all tasks have in common: choose the corpus, extract, train, validate, refit, report."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from torch import nn
+from artistid import cli, metrics
+from artistid.audio.extraction import Recipe, extract
+from artistid.cli import DataSettings
+from artistid.dataset.corpus import SPLITS, Corpus, Track
+from artistid.dataset.demo import ensure_demo_corpus, is_demo_corpus
+from artistid.dataset.library import LibrarySettings
+from artistid.dataset.read import read_corpus
+from artistid.foundation import progress
+from artistid.foundation.errors import printable
+from artistid.foundation.parallel import IS_MAIN_PROCESS, Workers
+from artistid.metrics import Posteriors
+from artistid.models.card import ModelCard
+from artistid.results import record
+from artistid.results.record import Candidate, Outputs, Provenance, Record, Task
 
-from artistid.dataset.corpus import Split, Track
-from artistid.inference import training
-from artistid.models.augmentation import Augmentation
-from artistid.models.checkpoint import FORMAT, ResumeFile, corpus_digest, save_network
-from artistid.models.crops import open_songs
-from artistid.models.devices import Devices
-from artistid.models.training import Examples, Posteriors, Trainer, TrainingSettings
-from artistid.results.record import Run
+COURSE = cli.HOME / "hw1"
+DEMO = COURSE / "demo"
+DEMO_NOTICE = (
+    "this is the synthetic demo corpus, for trying and testing: its scores say nothing about "
+    "music. For real results put artist20 into hw1/ (see hw1/readme.md) or use --data FOLDER"
+)
 
 log = logging.getLogger("artistid")
 
 
-@dataclass(frozen=True)
-class Method:
-    """What a task trains, and on what."""
+class Fitted(Protocol):
+    """A trained model."""
 
-    make_network: Callable[[], nn.Module]  # the same weights each time
-    array: str  # of a cache entry: what the network hears
-    crop_frames: int  # of its rows at a time
-    augment: Augmentation
-    description: Mapping[str, Any]  # all that makes the network what it is besides the settings
-    curves: str  # name of their figure
+    @property
+    def name(self) -> str: ...
+    @property
+    def merit(self) -> float:
+        """By which the best of several is chosen, on train."""
+
+    @property
+    def summary(self) -> Mapping[str, str]:
+        """Further columns of the log's table."""
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """For the metrics."""
+
+    def posteriors(self, tracks: Sequence[Track]) -> Posteriors:
+        """(tracks, artists)"""
+
+    def save(self, path: Path, card: ModelCard) -> None:
+        """Write it to `path`, with the suffix of its kind."""
+
+
+F = TypeVar("F", bound=Fitted)
+
+
+class Learner(Protocol[F]):
+    """How a task trains."""
+
+    @property
+    def card(self) -> ModelCard:
+        """Of its models, not calibrated yet."""
+
+    def fit(self, train: Sequence[Track], val: Sequence[Track]) -> Sequence[F]:
+        """The models worth validating."""
+
+    def refit(self, best: F, tracks: Sequence[Track]) -> F:
+        """The same model, trained anew on `tracks`."""
+
+    def clean_up(self) -> None:
+        """Delete what was kept for resuming."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A task at work on a corpus, as it was started."""
+
+    task: Task
+    settings: Mapping[str, Any]
+    data: DataSettings
+    workers: Workers
+    corpus: Corpus
+    outputs: Outputs
+    provenance: Provenance
+    clock: "Clock" = field(default_factory=lambda: Clock())
+
+
+class Clock:
+    """Wall time by stage."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, float] = {}
+        self._begin = self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> float:
+        """End a stage; returns its seconds."""
+        now = time.perf_counter()
+        self._stages[stage] = round(now - self._last, 2)
+        self._last = now
+        return self._stages[stage]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {**self._stages, "total": round(self._last - self._begin, 2)}
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """The usable part of a corpus, and where its features are cached."""
+
+    corpus: Corpus
+    entries: Mapping[Track, Path]
+    left_out: Mapping[Track, str]  # with the reason
+
+
+# --- start -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def started(
+    task: Task, settings: Any, data: DataSettings, library: LibrarySettings, workers: Workers
+) -> Iterator[Run]:
+    """Choose the corpus and where to write, and open the log for the length of the block.
+
+    Of several processes of one run only the main one has a log."""
+    corpus, is_demo = _choose_corpus(data, library, workers)
+    outputs = _choose_outputs(data.out, is_demo)
+    path = outputs.texts / task.log
+    with progress.logging_to(path, data.quiet) if IS_MAIN_PROCESS else nullcontext():
+        made = record.provenance()
+        run = Run(task, cli.flat(settings), data, workers, corpus, outputs, made)
+        log.info("%s, git commit %s", task.name, made.git_commit or "unknown")
+        log.info("versions: %s", ", ".join(f"{k} {v}" for k, v in made.versions.items()))
+        log.info("settings: %s", ", ".join(f"{k}={v}" for k, v in run.settings.items()))
+        sizes = ", ".join(f"{len(corpus.split(split))} {split}" for split in SPLITS)
+        log.info("corpus %s: %d artists; songs: %s", corpus.name, len(corpus.artists), sizes)
+        for warning in corpus.warnings:
+            log.info("notice: %s", warning)
+        yield run
+
+
+def _choose_corpus(
+    data: DataSettings, library: LibrarySettings, workers: Workers
+) -> tuple[Corpus, bool]:
+    """The corpus of --data, else the course's, else the demo; and whether it is the demo."""
+    folder = data.data or COURSE
+    if data.data is None and not (COURSE / "artist20").exists():
+        folder = DEMO
+        if IS_MAIN_PROCESS and not data.quiet:
+            print(f"no {COURSE / 'artist20'} and no --data: using the demo corpus, {DEMO}")
+    if folder.resolve() == DEMO.resolve():
+        ensure_demo_corpus(DEMO, jobs=workers.jobs)
+    corpus = read_corpus(folder, data.seed, library)
+    if not is_demo_corpus(folder):
+        return corpus, False
+    return corpus.with_warning(DEMO_NOTICE), True
+
+
+def _choose_outputs(out: Path | None, is_demo: bool) -> Outputs:
+    """A run on the demo corpus must not overwrite results about music."""
+    if out is None and not is_demo:
+        return Outputs(Path(), Path("result"))
+    folder = out or Path("result/demo")
+    return Outputs(folder, folder)
+
+
+# --- extraction --------------------------------------------------------------------------------
+
+
+def extracted(run: Run, recipe: Recipe) -> Extracted:
+    """Extract every track of the corpus. Unusable tracks are left out with --skip-bad, and stop
+    the run without it."""
+    found = extract(run.corpus.tracks, recipe, run.data.cache, run.workers)
+    for track, note in found.notes.items():
+        log.info("notice: %s: %s", printable(track.path), note)
+    if not run.data.skip_bad:
+        found.require_all()
+    left_out = dict(found.refused)
+    if run.corpus.is_split_here:  # the course's lists are not ours to change
+        for track in run.corpus.orphaned_by(left_out):
+            left_out[track] = f"{track.artist} has no usable training tracks left"
+    for track, reason in left_out.items():
+        unpredicted = "; it gets no prediction" if track.split == "test" else ""
+        log.info("left out: %s: %s%s", printable(track.path), printable(reason), unpredicted)
+    seconds = run.clock.lap(recipe.name)
+    if found.decoded_s:
+        speed = found.decoded_s / seconds
+        words = "%s: %.1f h of audio, %.0f times faster than real time"
+        log.info(words, recipe.name, found.decoded_s / 3600, speed)
+    return Extracted(run.corpus.without(left_out), found.entries, left_out)
+
+
+# --- train, validate, refit, report ------------------------------------------------------------
 
 
 def train_and_report(
     run: Run,
-    devices: Devices,
-    method: Method,
-    entries: Mapping[Track, Path],
-    settings: TrainingSettings,
+    data: Extracted,
+    learner: Learner[F],
+    refit: bool,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train on the run's train and val, and leave behind all that a run leaves.
+    """Train on train and validate on val; predict test with the best model, trained again on
+    both if `refit`; write the model, the predictions, the metrics and the figures."""
+    train, val, test = (data.corpus.split(split) for split in SPLITS)
+    models = learner.fit(train, val)
+    best = max(models, key=lambda model: model.merit)
+    on_val = [model.posteriors(val) for model in models]
+    final = best
+    if refit:
+        log.info("training %s again, on train and val: it predicts test and is saved", best.name)
+        final = learner.refit(best, train + val)
+    on_test = final.posteriors(test)
+    if not IS_MAIN_PROCESS:
+        return
+    run.clock.lap("training")
 
-    The description goes into the JSON beside the weights, and a training of another one is not
-    resumed."""
-    whole = {**training.resumable(settings, devices), **method.description}
-    corpus = corpus_digest(run.corpus, entries)
-    first, second = (
-        ResumeFile(run.outputs.results / f"model_{run.task}_{name}.pt", whole, corpus)
-        for name in ("resume", "resume_refit")
+    artists = data.corpus.artists
+    labels = metrics.labels_of([track.artist for track in val], artists)
+    candidates = [
+        Candidate(m.name, rows, metrics.score(rows, labels, artists), m.summary, m.details)
+        for m, rows in zip(models, on_val, strict=True)
+    ]
+    chosen = next(c for c, m in zip(candidates, models, strict=True) if m is best)
+    _log_candidates(candidates, chosen)
+    temperature = metrics.fit_temperature(chosen.val, labels)
+    path = run.outputs.results / f"model_{run.task.name}"
+    final.save(path, replace(learner.card, temperature=temperature))
+    run.clock.lap("evaluation")
+    record.write(
+        Record(
+            run.task,
+            run.settings,
+            run.provenance,
+            run.corpus,
+            data.corpus,
+            data.left_out,
+            candidates,
+            chosen,
+            on_test,
+            temperature,
+            extra or {},
+            run.clock.seconds,
+        ),
+        run.outputs,
     )
-
-    def examples(*splits: Split) -> Examples:
-        own = [track for split in splits for track in run.corpus.split(split)]
-        songs = open_songs([entries[track] for track in own], method.array, devices.device)
-        return Examples(songs, run.labels(own))
-
-    val = examples("val")
-    test = [entries[track] for track in run.corpus.split("test")]
-    validated = _trainer(method, examples("train"), val, settings, devices)
-    if devices.is_main and not settings.resume:
-        second.remove()  # it is of another training
-    validated.fit(first)
-    on_val, final = validated.posteriors(val.songs), validated
-    if settings.refit:
-        log.info("now on train and val together; that network predicts test and is saved")
-        as_long = replace(settings, epochs=len(validated.history))
-        final = _trainer(method, examples("train", "val"), None, as_long, devices)
-        final.fit(second, may_be_new=True)
-    on_test = final.posteriors(open_songs(test, method.array, devices.device))
-    if devices.is_main:
-        run.stage_done("training")
-        _report(run, method, validated, final.network, on_val, on_test)
-        first.remove()
-        second.remove()
+    learner.clean_up()
 
 
-def _trainer(
-    method: Method,
-    train: Examples,
-    val: Examples | None,
-    settings: TrainingSettings,
-    devices: Devices,
-) -> Trainer:
-    network = method.make_network()
-    return Trainer(network, train, val, method.crop_frames, settings, devices, method.augment)
-
-
-def _report(
-    run: Run,
-    method: Method,
-    validated: Trainer,
-    network: nn.Module,
-    on_val: Posteriors,
-    on_test: Posteriors,
-) -> None:
-    name, task, val = type(network).__name__, run.task, run.corpus.split("val")
-    run.draw_curves(method.curves, name, validated.curves, validated.kept_epoch)
-    run.draw_confusion(f"confusion_matrix_{task}.png", name, on_val, val)
-    temperature, calibration = run.calibrate(on_val, on_test)
-    description = {
-        "format": FORMAT,
-        "task": task,
-        "artists": run.corpus.artists,
-        **method.description,
-        "crop_frames": method.crop_frames,
-        "temperature": temperature,
-    }
-    save_network(run.outputs.results / f"model_{task}.safetensors", network, description)
-    val_scores = run.score(on_val, val)
-    test_scores = run.write_test(on_test)
-    run.stage_done("evaluation")
-    run.write_metrics(
-        val_scores,
-        test_scores,
-        kept_epoch=validated.kept_epoch + 1,
-        curves=validated.curves,
-        device=str(validated.devices),
-        calibration=calibration,
-        songs=run.songs(on_val, on_test, temperature),
-        **method.description,
-    )
+def _log_candidates(candidates: Sequence[Candidate], best: Candidate) -> None:
+    """Their scores on val with 95% intervals, as a table."""
+    columns = list(candidates[0].summary)
+    rows = [["model", "val top-1", "val top-3", "macro-F1", *columns]]
+    for candidate in candidates:
+        s = candidate.scores
+        top1 = metrics.with_interval(s.top1, s.top1_interval)
+        top3 = metrics.with_interval(s.top3, s.top3_interval)
+        values = (candidate.summary[column] for column in columns)
+        rows.append([candidate.name, top1, top3, f"{s.macro_f1:.3f}", *values])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    log.info("accuracy on %d songs of val, with 95%% intervals:", best.scores.n)
+    log.info("%s", "\n".join(lines))
+    if len(candidates) > 1:
+        log.info("best by cross-validation, and so the one that predicts: %s", best.name)

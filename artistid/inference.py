@@ -1,247 +1,232 @@
-"""A trained model of any task, from its file: a song in, posteriors out, over time and in all."""
+"""A saved model of any task: a song in, a prediction out."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from artistid.audio.decode import decode as audio
-from artistid.audio.decode import features, melspec
-from artistid.calibration import tempered
-from artistid.encoders.registry import registry as encoders
-from artistid.foundation.errors import UserError
-from artistid.inference import classical
-from artistid.models.checkpoint import FORMAT, load_network
-from artistid.models.crops import ResidentSongs, covering
-from artistid.models.devices import Devices
+from artistid.audio import features, melspec, source
+from artistid.audio.decode import Audio
+from artistid.audio.excerpts import covering
+from artistid.encoders import registry
+from artistid.encoders.base import Encoder
+from artistid.foundation.errors import UserError, first_line
+from artistid.metrics import tempered
+from artistid.models import classical
+from artistid.models.card import ModelCard, restored
+from artistid.models.checkpoint import load_network
+from artistid.models.crops import Crops, ResidentSongs
+from artistid.models.devices import DeviceName, Devices
 from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
-from artistid.models.training import excerpt_posteriors
+from artistid.models.training import crop_posteriors
+from artistid.results.predictions import SongPrediction
 
-BATCH = 32  # excerpts at once
+BATCH_SIZE = 32  # crops at a time
 
 Samples = NDArray[np.float32]
 Floats = NDArray[np.float64]
-Rows = tuple[Floats, Floats, Floats]  # what `Ear.hear` returns
+Song = str | Path | tuple[Samples, int]  # a file, or mono samples and their rate in Hz
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a model makes of a song. All posteriors are calibrated."""
+class ExcerptPosteriors:
+    """Not calibrated. A song's posterior is the mean over all rows."""
 
-    song: Floats  # (artists,)
     excerpts: Floats  # (excerpts, artists)
-    starts_s: Floats  # (excerpts,), and where each ends
-    ends_s: Floats
-    samples: Samples  # what was heard
-    sample_rate: int  # Hz
-    note: str  # what to know about the file, else empty
+    starts_s: Floats  # (excerpts,), seconds
+    ends_s: Floats  # (excerpts,), seconds
+    whole: Floats  # (rows, artists): rows about the song as a whole, if the model has any
 
 
-class Ear(Protocol):
-    """What differs between the kinds of model."""
+class SongModel(Protocol):
+    """What differs between kinds of models."""
 
-    sample_rate: int  # Hz
+    @property
+    def sample_rate(self) -> int:
+        """Hz"""
 
-    def hear(self, samples: Samples) -> Rows:
-        """Rows of posteriors, of which the mean is the song's, (rows, artists); starts and ends,
-        in seconds, of the first ones: rows that have none are of the whole song."""
+    def posteriors(self, samples: Samples) -> ExcerptPosteriors:
+        """Of mono samples at `sample_rate`. Raises AudioError if they are too few."""
 
 
 @dataclass(frozen=True)
-class Model:
-    artists: list[str]
-    temperature: float
-    ear: Ear
+class Predictor:
+    card: ModelCard
+    model: SongModel
 
-    def predict(self, path: Path) -> Heard:
-        """Raises AudioError for a file that can't be used."""
-        sound = audio.load(path, self.ear.sample_rate)
-        rows, starts_s, ends_s = self.ear.hear(sound.samples)
-        song = tempered(rows.mean(axis=0, keepdims=True), self.temperature)[0]
-        excerpts = tempered(rows[: len(starts_s)], self.temperature)
-        return Heard(song, excerpts, starts_s, ends_s, sound.samples, sound.sample_rate, sound.note)
+    @property
+    def artists(self) -> tuple[str, ...]:
+        return self.card.artists
 
+    def predict(self, song: Song) -> SongPrediction:
+        """`song` is a file, or mono samples with their rate: (samples, Hz).
 
-def load(path: Path, weights: Path | None, devices: Devices) -> Model:
-    """The model in `path`; `weights` are MusicFM's, for a model that needs them.
-
-    Raises UserError for a file that is none, or of another version."""
-    if path.suffix == ".skops":
-        return _classical(path)
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path}: not a model; their names end in .skops or .safetensors")
-    state, description = load_network(path)
-    task = str(description.get("task"))
-    if description.get("format") != FORMAT or task not in _NETWORKS:
-        raise UserError(
-            f"{path}: of another version of this program (format {description.get('format')}, not "
-            f"{FORMAT}); train it again"
+        Raises AudioError for a song that cannot be used."""
+        audio = _loaded(song, self.model.sample_rate)
+        rows = self.model.posteriors(audio.samples)
+        mean = np.vstack([rows.excerpts, rows.whole]).mean(axis=0, keepdims=True)
+        return SongPrediction(
+            self.artists,
+            tempered(mean, self.card.temperature)[0],
+            tempered(rows.excerpts, self.card.temperature),
+            rows.starts_s,
+            rows.ends_s,
+            audio.samples,
+            audio.sample_rate,
+            audio.note,
         )
+
+
+def load_model(
+    path: str | Path, weights: Path | None = None, device: DeviceName = "auto"
+) -> Predictor:
+    """The model that a task saved at `path`; `weights` are MusicFM's, for a model that needs them
+    from another place than usual.
+
+    Raises UserError for a file that is missing, damaged, or of another version."""
+    path = Path(path)
+    if path.suffix not in (".skops", ".safetensors"):
+        raise UserError(f"{path}: not a model; their names end in .skops or .safetensors")
     try:
-        network, ear = _NETWORKS[task](description, weights, devices)
+        if path.suffix == ".skops":
+            classifier, card = classical.load_model(path)
+            settings = restored(features.FeatureSettings, card.input)
+            return Predictor(card, StatisticsModel(classifier, settings))
+        state, card = load_network(path)
+        devices = Devices(device, "auto")
+        if card.task == "task2":
+            network: nn.Module = MelCNN(restored(MelCNNSettings, card.network))
+            mel = restored(melspec.MelSettings, card.input)
+            model: SongModel = MelModel(CropClassifier(network, card.crop_frames, devices), mel)
+        elif card.task == "task2_baseline":
+            network = EmbeddingMLP(restored(EmbeddingMLPSettings, card.network))
+            encoder = registry.restore(card.input, weights, devices.device)
+            model = EmbeddingModel(CropClassifier(network, card.crop_frames, devices), encoder)
+        else:
+            raise UserError(f"{path}: a model of {card.task}, which this version does not have")
         network.load_state_dict(state)
         network.to(devices.device).eval()
-        return Model(list(description["artists"]), float(description["temperature"]), ear)
-    except UserError:
-        raise
+        return Predictor(card, model)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: not a model of this program: {_reason(error)}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{path}: the card does not fit the weights ({reason})") from error
 
 
-def newest(*folders: Path) -> Path:
-    """The model written last in the first of `folders` that has one. Raises UserError."""
+def newest_model(*folders: Path) -> Path:
+    """The latest model in the first of `folders` that has one. Raises UserError."""
     for folder in folders:
-        kinds = [*folder.glob("model_*.skops"), *folder.glob("model_*.safetensors")]
-        if kinds:
-            return max(kinds, key=lambda path: path.stat().st_mtime)
+        models = [*folder.glob("model_*.skops"), *folder.glob("model_*.safetensors")]
+        if models:
+            return max(models, key=lambda path: path.stat().st_mtime)
     raise UserError(
         f"no model in {' or '.join(map(str, folders))}: train one with task1.py, task2.py or "
         "task2_baseline.py, or name one with --model"
     )
 
 
-def _classical(path: Path) -> Model:
-    model = classical.load_model(path)
-    try:
-        settings = _restored(features.FeatureSettings, model.features)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: of features that this program does not have: {error}") from error
-    return Model(model.artists, model.temperature, _StatisticsEar(model.classifier, settings))
+def embed(
+    song: Song,
+    encoder: str = "auto",
+    weights: Path | None = None,
+    layer: int = 7,
+    device: DeviceName = "auto",
+) -> NDArray[np.float32]:
+    """The embeddings of a song by a pretrained encoder: (excerpts, dim).
+
+    Raises AudioError for a song that cannot be used, UserError for missing weights."""
+    devices = Devices(device, "auto")
+    choice = registry.EncoderSettings(encoder, weights, layer)
+    found = registry.find(choice, devices.device, devices.precision)
+    return found.song_embeddings(_loaded(song, found.sample_rate).samples)
 
 
-def _restored(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
-    """A settings dataclass from JSON, where tuples are lists."""
-    unknown = values.keys() - {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    if unknown:
-        raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+def _loaded(song: Song, sample_rate: int) -> Audio:
+    if isinstance(song, tuple):
+        samples, own_rate = song
+        return source.from_samples(samples, own_rate, sample_rate)
+    return source.load(Path(song), sample_rate)
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__} {str(error).partition(chr(10))[0]}"
+# --- the kinds of models -----------------------------------------------------------------------
 
 
-# --- the three kinds -------------------------------------------------------------------------
+@dataclass(frozen=True)
+class StatisticsModel:
+    """Task 1: statistics of excerpts, and of the song as a whole."""
+
+    classifier: classical.SongClassifier
+    settings: features.FeatureSettings
+
+    @property
+    def sample_rate(self) -> int:
+        return self.settings.sample_rate
+
+    def posteriors(self, samples: Samples) -> ExcerptPosteriors:
+        found = features.song_features(samples, self.settings)
+        rows = self.classifier.predict_proba(np.vstack([found.excerpts, found.song]))
+        starts_s, ends_s = found.spans.T * self.settings.hop / self.sample_rate
+        ends_s = np.minimum(ends_s, len(samples) / self.sample_rate)
+        return ExcerptPosteriors(rows[:-1], starts_s, ends_s, whole=rows[-1:])
 
 
-class _StatisticsEar:
-    """Task 1: statistics of excerpts, and of the whole song."""
+@dataclass(frozen=True)
+class CropClassifier:
+    """Classifies the crops that cover a (frames, features) array."""
 
-    def __init__(
-        self, classifier: classical.SongClassifier, settings: features.FeatureSettings
-    ) -> None:
-        self._classifier, self._settings = classifier, settings
-        self.sample_rate = settings.sample_rate
+    network: nn.Module
+    crop_frames: int
+    devices: Devices
 
-    def hear(self, samples: Samples) -> Rows:
-        found = features.song_features(samples, self._settings)
-        rows = np.vstack([found.excerpts, found.song])
-        posteriors = self._classifier.predict_proba(rows)
-        starts_s, ends_s = found.spans.T * self._settings.hop / self.sample_rate
-        return posteriors, starts_s, np.minimum(ends_s, len(samples) / self.sample_rate)
-
-
-class _NetworkEar:
-    """Tasks with a network: excerpts of frames that cover the song."""
-
-    sample_rate: int
-
-    def __init__(
-        self, network: nn.Module, description: Mapping[str, Any], devices: Devices
-    ) -> None:
-        self._network, self._devices = network, devices
-        self._crop = int(description["crop_frames"])
-
-    def _classify(self, frames: Tensor) -> tuple[Floats, NDArray[np.intp]]:
-        """Posteriors and first frames of excerpts that cover `frames`, (frames, features)."""
+    def posteriors(self, frames: Tensor) -> tuple[Floats, NDArray[np.intp]]:
+        """(crops, artists), and the first frame of each crop."""
         song = ResidentSongs(frames, np.array([len(frames)]))
-        excerpts = covering(song.lengths, self._crop)
-        batches = excerpt_posteriors(
-            self._network, song, excerpts, self._crop, BATCH, self._devices
+        crops = Crops(*covering(song.lengths, self.crop_frames))
+        batches = crop_posteriors(
+            self.network, song, crops, self.crop_frames, BATCH_SIZE, self.devices
         )
-        posteriors = np.vstack([rows for _, rows in batches]).astype(np.float64)
-        return posteriors, excerpts.starts
+        return np.vstack([rows for _, rows in batches]).astype(np.float64), crops.starts
 
 
-class _MelEar(_NetworkEar):
-    """Task 2."""
+@dataclass(frozen=True)
+class MelModel:
+    """Task 2: crops of the log-mel spectrogram."""
 
-    def __init__(
-        self,
-        network: MelCNN,
-        settings: melspec.MelSettings,
-        description: Mapping[str, Any],
-        devices: Devices,
-    ) -> None:
-        super().__init__(network, description, devices)
-        if settings.n_mels != network.settings.n_mels:
-            raise ValueError(f"log-mels of {settings.n_mels} bands, not {network.settings.n_mels}")
-        self._settings, self.sample_rate = settings, settings.sample_rate
+    classifier: CropClassifier
+    settings: melspec.MelSettings
 
-    def hear(self, samples: Samples) -> Rows:
-        log_mel = torch.from_numpy(melspec.song_log_mel(samples, self._settings))
-        posteriors, starts = self._classify(log_mel)
-        rate = self._settings.frames_per_second
-        ends = np.minimum(starts + self._crop, len(log_mel))
-        return posteriors, starts / rate, np.minimum(ends / rate, len(samples) / self.sample_rate)
+    @property
+    def sample_rate(self) -> int:
+        return self.settings.sample_rate
+
+    def posteriors(self, samples: Samples) -> ExcerptPosteriors:
+        log_mel = torch.from_numpy(melspec.song_log_mel(samples, self.settings))
+        rows, starts = self.classifier.posteriors(log_mel)
+        rate = self.settings.frames_per_second
+        ends = np.minimum(starts + self.classifier.crop_frames, len(log_mel))
+        ends_s = np.minimum(ends / rate, len(samples) / self.sample_rate)
+        return ExcerptPosteriors(rows, starts / rate, ends_s, whole=rows[:0])
 
 
-class _EmbeddingEar(_NetworkEar):
-    """Task 2's baseline."""
+@dataclass(frozen=True)
+class EmbeddingModel:
+    """The baseline of task 2: runs of embeddings of a pretrained encoder."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        description: Mapping[str, Any],
-        weights: Path | None,
-        devices: Devices,
-    ) -> None:
-        super().__init__(network, description, devices)
-        wanted = encoders.EncoderSettings(**description["encoder"])
-        found = encoders.find(
-            wanted.name,  # type: ignore[arg-type]
-            weights if wanted.name == "musicfm" else None,
-            wanted.layer,
-            devices.device,
-            wanted.precision,
-        )
-        if found.settings != wanted:
-            raise UserError(
-                f"the model was trained on embeddings of {wanted.name} with weights of SHA-256 "
-                f"{wanted.weights[:12]}…, here are {found.settings.weights[:12]}…; use those, or "
-                "train it again"
-            )
-        self._encoder = encoders.encoder(found.settings, found.source)
-        self.sample_rate = wanted.sample_rate
+    classifier: CropClassifier
+    encoder: Encoder
 
-    def hear(self, samples: Samples) -> Rows:
-        encoder, n = self._encoder, len(samples)
-        embeddings = encoders.song_embeddings(samples, encoder, self._devices.device)
-        posteriors, first = self._classify(torch.from_numpy(embeddings))
-        starts = np.array(encoders.excerpt_starts(n, encoder.excerpt))
-        last = np.minimum(first + self._crop, len(starts)) - 1
-        ends = np.minimum(starts[last] + encoder.excerpt, n)
-        return posteriors, starts[first] / self.sample_rate, ends / self.sample_rate
+    @property
+    def sample_rate(self) -> int:
+        return self.encoder.sample_rate
 
-
-def _mel_cnn(
-    description: Mapping[str, Any], _weights: Path | None, devices: Devices
-) -> tuple[nn.Module, Ear]:
-    network = MelCNN(_restored(MelCNNSettings, description["network"]))
-    settings = _restored(melspec.MelSettings, description["mel"])
-    return network, _MelEar(network, settings, description, devices)
-
-
-def _embedding_mlp(
-    description: Mapping[str, Any], weights: Path | None, devices: Devices
-) -> tuple[nn.Module, Ear]:
-    network = EmbeddingMLP(_restored(EmbeddingMLPSettings, description["network"]))
-    return network, _EmbeddingEar(network, description, weights, devices)
-
-
-_NETWORKS = {"task2": _mel_cnn, "task2_baseline": _embedding_mlp}
+    def posteriors(self, samples: Samples) -> ExcerptPosteriors:
+        embeddings = torch.from_numpy(self.encoder.song_embeddings(samples))
+        rows, first = self.classifier.posteriors(embeddings)
+        _, starts = covering(np.array([len(samples)]), self.encoder.excerpt)
+        last = np.minimum(first + self.classifier.crop_frames, len(starts)) - 1
+        ends = np.minimum(starts[last] + self.encoder.excerpt, len(samples))
+        rate = self.sample_rate
+        return ExcerptPosteriors(rows, starts[first] / rate, ends / rate, whole=rows[:0])

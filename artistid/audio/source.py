@@ -6,9 +6,11 @@ separator that needs stereo can stand here beside it.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soxr
+from numpy.typing import NDArray
 
 from artistid.audio.decode import Audio, AudioError, Samples, decode
 
@@ -22,14 +24,28 @@ def load(path: Path, sample_rate: int | None) -> Audio:
     finite.
     """
     audio = decode(path, to_mono)
+    return _usable(audio, sample_rate or audio.sample_rate)
+
+
+def from_samples(samples: NDArray[Any], own_rate: int, sample_rate: int) -> Audio:
+    """The same from memory: floating-point (samples,) or (samples, channels) at `own_rate`."""
+    if not np.issubdtype(samples.dtype, np.floating) or samples.ndim not in (1, 2):
+        raise AudioError(
+            f"needs floating-point samples in [-1, 1], (samples,) or (samples, channels), not "
+            f"{samples.dtype} {samples.shape}"
+        )
+    columns = samples.reshape(len(samples), -1).astype(np.float32)
+    if columns.size == 0:
+        raise AudioError("no samples")
+    audio = Audio(to_mono(columns), own_rate, "", "samples", columns.shape[1])
+    return _usable(audio, sample_rate)
+
+
+def _usable(audio: Audio, sample_rate: int) -> Audio:
     if not np.isfinite(audio.samples).all():
         raise AudioError("contains samples that are not numbers (NaN or infinite)")
     if np.ptp(audio.samples) < MIN_PEAK_TO_PEAK:
         raise AudioError("silent from start to end")
-    return resampled(audio, sample_rate or audio.sample_rate)
-
-
-def resampled(audio: Audio, sample_rate: int) -> Audio:
     if audio.sample_rate == sample_rate:
         return audio
     samples = soxr.resample(audio.samples, audio.sample_rate, sample_rate)

@@ -30,9 +30,10 @@ class Settings:
     """A library, or a corpus in the course's layout."""
     seed: int = 0
     """The task's --seed: it draws the split."""
+    quiet: bool = False
+    """Show no progress bars."""
     library: LibrarySettings = LibrarySettings()
     workers: Workers = Workers()
-    screen: cli.ScreenSettings = cli.ScreenSettings()
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,7 @@ class LibrarySettings:
     """Your own library (the course's layout ignores these)."""
 
     by: Literal["folders", "tags"] = "folders"
-    """Read artist and album from folders or tags. Files without an artist tag fall back to
-    their folders."""
+    """Read artist and album from folders or tags (untagged files: from folders)."""
     min_tracks: int = 6
     """Leave out artists with fewer tracks."""
     compilations: bool = False

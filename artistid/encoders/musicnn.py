@@ -1,10 +1,13 @@
-"""musicnn: a small network that learnt to tag music, of which the features are used.
+"""musicnn, a small network trained to tag music; its pooled features are the embeddings.
 
-Pons and Serra, "musicnn: pre-trained convolutional neural networks for music audio tagging",
-2019 (arXiv 1909.06654), model MSD_musicnn, trained on the Million Song Dataset. The weights come
-with the project; tools/convert_musicnn.py made them from the authors' package.
+Pons and Serra, "musicnn: pre-trained convolutional neural networks for music audio tagging", 2019
+(arXiv 1909.06654), model MSD_musicnn, trained on the Million Song Dataset. The weights are part of
+the project; data/README.md says how they were converted.
 """
 
+import hashlib
+import logging
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,21 +19,60 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from artistid.audio.melspec import power_spectrum
+from artistid.encoders.base import Encoder, Identity
+from artistid.foundation.errors import UserError
+
 WEIGHTS = Path(__file__).parent / "data" / "msd_musicnn.safetensors"
 SAMPLE_RATE = 16_000  # Hz
 N_FFT, HOP, N_MELS = 512, 256, 96
 PATCH_FRAMES = 187
 PATCH_SAMPLES = (PATCH_FRAMES - 1) * HOP + N_FFT  # 3 s
-EPS = 1e-3  # of every normalisation, TensorFlow's default
-TIMBRAL = ((7, 38), (7, 67))  # frames and mels of the kernels that look for timbres, 204 each
-TEMPORAL = (128, 64, 32)  # frames of those that look for rhythms in one mel band, 51 each
+CPU_BATCH = 2  # patches whose feature maps fit the processor's cache
+GPU_BATCH = 64
+EPS = 1e-3  # of all batch normalisations; TensorFlow's default
+TIMBRAL = ((7, 38), (7, 67))  # kernels that span many mel bands, (frames, mels); 204 each
+TEMPORAL = (128, 64, 32)  # frames of the kernels that span one mel band; 51 each
 FRONT, MID = 2 * 204 + 3 * 51, 64  # channels
 POOLED = 2 * (FRONT + 3 * MID)  # maximum and mean of each channel
 PENULTIMATE = 200
 
+log = logging.getLogger("artistid")
+
+
+@dataclass(frozen=True)
+class MusiCNNEncoder(Encoder):
+    """Maximum and mean over time of every channel."""
+
+    excerpt, n_fft = PATCH_SAMPLES, N_FFT
+
+    def load(self) -> "MusiCNN":
+        return load().to(self.device)
+
+    def embed(self, batch: Tensor) -> Tensor:
+        pooled: Tensor = self.network(log_mel(batch))[0]
+        return pooled
+
+
+def find(weights: Path | None, _layer: int, device: torch.device, _precision: str) -> Encoder:
+    """musicnn with its own weights, in float32. Raises UserError if other `weights` are given."""
+    if weights is not None:
+        raise UserError("--weights: musicnn has its own; leave it out, or use --encoder musicfm")
+    digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    log.info("encoder: musicnn; weights %s, SHA-256 %s", WEIGHTS.name, digest)
+    identity = Identity(
+        "musicnn", digest, stats="", layer=0, precision="fp32", sample_rate=SAMPLE_RATE
+    )
+    if device.type == "cpu":
+        return MusiCNNEncoder(identity, device, POOLED, CPU_BATCH, "processes")
+    return MusiCNNEncoder(identity, device, POOLED, GPU_BATCH, "threads")
+
+
+# --- the network -----------------------------------------------------------------------------
+
 
 class FrontConvolution(nn.Module):
-    """(batch, 1, frames, mels) -> (batch, channels, frames): the maximum over the bands."""
+    """(batch, 1, frames, mels) -> (batch, channels, frames): the maximum over mel bands."""
 
     def __init__(self, n_out: int, kernel: tuple[int, int]) -> None:
         super().__init__()
@@ -40,8 +82,8 @@ class FrontConvolution(nn.Module):
         self.padding = [0, 0, (kernel[0] - 1) // 2, kernel[0] // 2]
 
     def forward(self, image: Tensor) -> Tensor:
-        # the maximum after ReLU and normalisation, but taken first, while the maps are at hand;
-        # where the normalisation turns a channel over, its kernel is turned over to begin with
+        # The authors take the maximum after ReLU and normalisation. Taken before them it is the
+        # same, and cheaper, if kernels whose normalisation has a negative scale are negated.
         sign = self.norm.weight.sign()
         kernels = self.convolution.weight * sign[:, None, None, None]
         highest = F.conv2d(F.pad(image, self.padding), kernels).amax(3)
@@ -65,8 +107,8 @@ class MidConvolution(nn.Module):
 
 
 class MusiCNN(nn.Module):
-    """(batch, frames, mels) of `log_mel`, 187 frames -> (batch, 1506), (batch, 200): maximum and
-    mean over time of all layers' features, and what the last hidden layer makes of them."""
+    """`log_mel`, (batch, frames, mels), of 187 frames or any other number -> (batch, 1506): the
+    maximum and mean over time of every channel; and (batch, 200): the last hidden layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,27 +133,26 @@ class MusiCNN(nn.Module):
 
 
 def load() -> MusiCNN:
-    """The trained network, in eval mode."""
+    """The trained network, in eval mode, on the CPU."""
     with torch.device("meta"):
         network = MusiCNN()
     weights = load_file(WEIGHTS)
-    for name, tensor in network.named_buffers():  # that count batches: not needed to compute
-        if name not in weights:
+    for name, tensor in network.named_buffers():
+        if name not in weights:  # counts of batches, which only training needs
             weights[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)
     network.load_state_dict(weights, assign=True)
     return network.eval()
 
 
 def log_mel(audio: Tensor) -> Tensor:
-    """(batch, samples) at 16 kHz -> (batch, frames, mels), log10(1 + 10,000 power); only frames
-    that lie within the audio."""
+    """(batch, samples) at 16 kHz -> (batch, frames, mels), log10(1 + 10,000 power), for the frames
+    that lie entirely within the audio."""
     window, filters = _constants(audio.device)
-    spectrum = torch.stft(audio, N_FFT, HOP, window=window, center=False, return_complex=True)
-    power = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)  # (batch, frames, bins)
-    return torch.log10(1 + 1e4 * (power @ filters))
+    return torch.log10(1 + 1e4 * (power_spectrum(audio, window, HOP) @ filters))
 
 
 @cache
 def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Window, (n_fft,), and mel filters, (bins, mels)."""
     filters = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS)
     return torch.hann_window(N_FFT, device=device), torch.from_numpy(filters.T.copy()).to(device)

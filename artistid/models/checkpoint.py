@@ -1,7 +1,7 @@
-"""Networks on disk: trained ones to use, and half-trained ones to go on with.
+"""Networks on disk: trained ones with their model cards, and unfinished trainings to resume.
 
-Weights are a safetensors file; a JSON of the same name beside it has all that is needed to use
-them. A training in the making is one file of torch, read as data only: neither runs code.
+Weights are a safetensors file with the card in a JSON file of the same name beside it. An
+unfinished training is one file in torch's format, loaded as data only: neither runs code.
 """
 
 import hashlib
@@ -13,48 +13,50 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from artistid.audio.cache import content_digest
 from artistid.dataset.corpus import Corpus, Track
-from artistid.foundation.errors import UserError
+from artistid.foundation.errors import UserError, first_line
 from artistid.foundation.files import replacing, write_json
-
-FORMAT = 1  # of what the JSON beside a task's weights holds; raised when it changes
+from artistid.models.card import ModelCard, read_card
 
 Weights = dict[str, Tensor]
 
 
-def save_network(path: Path, network: nn.Module, description: Mapping[str, Any]) -> None:
-    """Write the weights to `path`, and `description` to the JSON beside it."""
+def save_network(path: Path, network: nn.Module, card: ModelCard) -> None:
+    """Write the weights to `path`, and the card to the JSON file beside it."""
     tensors = network.state_dict().items()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
     with replacing(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(weights))  # save_file locks others out
-    write_json(path.with_suffix(".json"), {**description, "weights": content_digest(path)})
+    write_json(path.with_suffix(".json"), {**card.to_json(), "weights": content_digest(path)})
 
 
-def load_network(path: Path) -> tuple[Weights, dict[str, Any]]:
-    """Weights and description from `save_network`.
+def load_network(path: Path) -> tuple[Weights, ModelCard]:
+    """Weights and card written by `save_network`.
 
-    Raises UserError where either is missing or damaged, or they are not of one run."""
-    beside = path.with_suffix(".json")
+    Raises UserError where either is missing or damaged, or they come from different runs."""
+    card_file = path.with_suffix(".json")
     try:
-        description = json.loads(beside.read_text(encoding="utf-8"))
+        values = json.loads(card_file.read_text(encoding="utf-8"))
         weights = safetensors.torch.load_file(path)
-        is_pair = description.pop("weights") == content_digest(path)
+        digest = content_digest(path)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path}: no such file; train a model first") from error
-    except Exception as error:  # whatever files of other content make of the loaders
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: not a network with its {beside.name}: {reason}") from error
-    if not is_pair:
-        raise UserError(f"{path}: {beside.name} beside it is of another run; train again")
-    return weights, description
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        reason = first_line(error)
+        raise UserError(f"{path}: not a network and its {card_file.name}: {reason}") from error
+    expected = values.pop("weights", None) if isinstance(values, dict) else None
+    card = read_card(values, path)
+    if expected != digest:
+        raise UserError(f"{path}: {card_file.name} is from a different run; train it again")
+    return weights, card
 
 
 def corpus_digest(corpus: Corpus, entries: Mapping[Track, Path]) -> str:
-    """Of all that training sees of a corpus: which songs, by their content, by whom, for what."""
+    """Identifies everything that training sees of a corpus: songs by content, artists, splits."""
     seen = [
         (track.split, track.artist, entries[track].name)
         for track in corpus.tracks
@@ -64,12 +66,12 @@ def corpus_digest(corpus: Corpus, entries: Mapping[Track, Path]) -> str:
 
 
 @dataclass(frozen=True)
-class ResumeFile:
-    """The state of a training, written after every epoch, and what it is a training of."""
+class TrainingCheckpoint:
+    """The state of a training, written after every epoch, and what identifies the training."""
 
     path: Path
-    settings: Mapping[str, Any]  # that must be the same to go on
-    corpus: str  # its digest
+    settings: Mapping[str, Any]  # must be the same to resume
+    corpus: str  # digest
 
     def save(self, state: Mapping[str, Any]) -> None:
         content = {"settings": dict(self.settings), "corpus": self.corpus, "state": dict(state)}
@@ -77,33 +79,30 @@ class ResumeFile:
             torch.save(content, temporary)
 
     def load(self) -> dict[str, Any]:
-        """The state that was saved. Raises UserError where there is none that fits."""
+        """The saved state. Raises UserError where there is none, or one of another training."""
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             settings, corpus, state = (content[k] for k in ("settings", "corpus", "state"))
         except FileNotFoundError as error:
             raise UserError(
-                f"--resume: nothing to go on with, there is no {self.path} (it is written after "
-                "every epoch and removed at the end); start without --resume"
+                f"--resume: no checkpoint at {self.path} (written after every epoch, removed at "
+                "the end of a run); start without --resume"
             ) from error
-        except Exception as error:  # whatever a file of other content makes of the loader
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"--resume: {self.path} can't be read: {reason}") from error
-        self._refuse_others(settings, corpus)
-        return dict(state)
-
-    def _refuse_others(self, settings: Mapping[str, Any], corpus: str) -> None:
-        remedy = "use what it was begun with, or start anew without --resume"
+        except Exception as error:  # torch.load raises many kinds for damaged files
+            raise UserError(f"--resume: {self.path} is damaged: {first_line(error)}") from error
+        remedy = "use the same again, or start over without --resume"
         if corpus != self.corpus:
-            raise UserError(f"--resume: {self.path} is of another corpus; {remedy}")
-        differing = [
+            raise UserError(f"--resume: {self.path} was trained on another corpus; {remedy}")
+        differences = [
             f"{name} {settings.get(name)}, now {self.settings.get(name)}"
             for name in sorted({*settings, *self.settings})
             if settings.get(name) != self.settings.get(name)
         ]
-        if differing:
-            was = "; ".join(differing)
-            raise UserError(f"--resume: {self.path} was begun with {was}; {remedy}")
+        if differences:
+            raise UserError(
+                f"--resume: {self.path} was started with {'; '.join(differences)}; {remedy}"
+            )
+        return dict(state)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where networks compute: the device of this process, and the other processes beside it.
+"""Where networks compute: this process's device and precision, and the processes beside it.
 
 One process is the usual case. `torchrun` or `accelerate launch` start several, on one machine or
 many, each with its own GPU or on the CPU; accelerate finds out which of them this is.
@@ -23,21 +23,21 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
 Item = TypeVar("Item")
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-PATIENCE = timedelta(days=1)  # for the first process, which extracts while the others wait
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
+MAX_WAIT = timedelta(days=1)  # for the first process, which extracts while the others wait
 
 
 class Devices:
-    """The device of this process and its precision; what the processes tell each other."""
+    """The device and precision of this process, and what the processes exchange."""
 
     def __init__(self, device: DeviceName, precision: Precision) -> None:
-        """Raises UserError for a device that is not there."""
+        """Raises UserError for a device that this machine does not have."""
         kind = _choose(device)
-        self._state = PartialState(cpu=kind == "cpu", timeout=PATIENCE)
+        self._state = PartialState(cpu=kind == "cpu", timeout=MAX_WAIT)
         self.device: torch.device = self._state.device
         if kind == "cpu":
             _keep_freed_memory()
-        self.precision = _precision(self.device) if precision == "auto" else precision
+        self.precision = _best_precision(self.device) if precision == "auto" else precision
 
     @property
     def n_processes(self) -> int:
@@ -56,26 +56,27 @@ class Devices:
         name = f"{torch.get_num_threads()} threads"
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
-        return f"{self.device.type} ({name}), {self.precision}, {self.n_processes} process(es)"
+        processes = f", {self.n_processes} processes" if self.n_processes > 1 else ""
+        return f"{self.device.type} ({name}), {self.precision}{processes}"
 
     def autocast(self) -> AbstractContextManager[Any]:
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def main_first(self) -> AbstractContextManager[Any]:
-        """The first process of each machine goes through the block before the others."""
+        """The first process of each machine runs the block before the others."""
         block: AbstractContextManager[Any] = self._state.local_main_process_first()
         return block
 
     def share(self, network: nn.Module) -> nn.Module:
-        """`network`, whose gradients are from now on the mean over all processes."""
+        """`network`, with gradients averaged over all processes from now on."""
         if self.n_processes == 1:
             return network
         own = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=own)
 
-    def agree(self, network: nn.Module) -> None:
-        """Give all processes the first one's running statistics, which gradients don't unite."""
+    def synchronise_buffers(self, network: nn.Module) -> None:
+        """Give all processes the first one's running statistics, which have no gradients."""
         if self.n_processes > 1:
             for buffer in network.buffers():
                 broadcast(buffer)
@@ -92,7 +93,7 @@ class Devices:
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        """Within it, torch draws from `seed`; after it, as if nothing had been drawn."""
+        """Torch draws from `seed` in the block; its state outside is left as it was."""
         is_cuda = self.device.type == "cuda"
         with torch.random.fork_rng([self.device] if is_cuda else []):
             torch.manual_seed(seed)
@@ -100,7 +101,7 @@ class Devices:
 
 
 @contextmanager
-def start(device: DeviceName, precision: Precision) -> Iterator[Devices]:
+def start(device: DeviceName = "auto", precision: Precision = "auto") -> Iterator[Devices]:
     """Join the other processes, if there are any, for the length of the block."""
     devices = Devices(device, precision)
     try:
@@ -111,35 +112,35 @@ def start(device: DeviceName, precision: Precision) -> Iterator[Devices]:
 
 
 def _choose(device: DeviceName) -> str:
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if device == "auto":
-        return next(name for name, is_there in there.items() if is_there)
-    if not there[device]:
+        return next(name for name, is_available in available.items() if is_available)
+    if not available[device]:
         raise UserError(
-            f"--device {device}: this PyTorch ({torch.__version__}) sees no such device; "
-            "use --device auto to take what there is"
+            f"--device {device}: not available to this PyTorch ({torch.__version__}); "
+            "--device auto takes what is"
         )
     return device
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next step: by default it hands large blocks back to
-    the system and gets them again, page by page, which takes a third of the time of training."""
+    """Let glibc keep freed memory for the next step: by default it returns large blocks to the
+    system and gets them back page by page, which takes a third of the training time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # musl has none
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def _precision(device: torch.device) -> Precision:
-    """bf16 where the hardware computes in it; elsewhere it is emulated, and slower."""
+def _best_precision(device: torch.device) -> Precision:
+    """bf16 where the hardware computes in it; elsewhere it is emulated and slower."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu":
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # since torch 2.12
         able = torch.cpu.get_capabilities()
         return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
     return "fp32"

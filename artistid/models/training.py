@@ -1,7 +1,7 @@
-"""Train a network on excerpts of songs, and score whole songs with it.
+"""Train networks on crops of songs, and classify whole songs with them.
 
-What is random follows from the seed and the number of the epoch alone, so that a training that was
-stopped goes on as if it had not been, and so that all processes draw the same epoch.
+All randomness follows from the seed and the number of the epoch, so that a resumed training equals
+an uninterrupted one, and so that all processes draw the same epoch.
 """
 
 import logging
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,63 +18,58 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
+from tyro.conf import arg
 
-from artistid import metrics as scoring
+from artistid import metrics
 from artistid.foundation import progress
 from artistid.foundation.errors import UserError, require_at_least
-from artistid.models.augmentation import Augmentation, mixup
-from artistid.models.checkpoint import ResumeFile
-from artistid.models.crops import Excerpts, Songs, covering, random_crops
+from artistid.metrics import Labels, Posteriors
+from artistid.models.checkpoint import TrainingCheckpoint
+from artistid.models.crops import Crops, Songs, covering, random_crops
 from artistid.models.devices import DeviceName, Devices, Precision
 
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
-WARM_UP = 0.3  # share of the steps in which the learning rate rises
+WARM_UP = 0.3  # share of the steps during which the learning rate rises
 ENOUGH_CROPS = 30_000  # by cross-validation on 70 songs: 13,000 are too few, 51,000 no better
-EPOCHS_RANGE = (15, 50)  # the help of --epochs says it, too
+EPOCHS_RANGE = (15, 50)  # quoted in the help of --epochs
+
+Augmentation = Callable[[Tensor, Generator], Tensor]  # (batch, frames, features) -> the same
+Merits = NDArray[np.float64]  # (epochs, val songs): mean of top-1 and top-3, so 0, 0.5 or 1
 
 log = logging.getLogger("artistid")
-
-Posteriors = NDArray[np.float64]  # (songs, artists)
-Merits = NDArray[np.float64]  # (epochs, songs of val): mean of top-1 and top-3, 0, 0.5 or 1
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    how_to_go_on: ClassVar[str] = (
-        "what was extracted is cached; run it with --resume to go on after its last whole epoch"
+    """Training."""
+
+    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 15 to 50)")] = (
+        None
     )
-
-    seed: int = 0
-    """Seed of everything random: the same one gives the same numbers."""
-    epochs: int | None = None
-    """Times to go through all songs. Default: 15 to 50, the fewer the larger the corpus."""
+    """Training epochs; by default fewer on larger corpora."""
     batch_size: int = 32
-    """Crops in a step, over all processes."""
+    """Crops per step, over all processes."""
     lr: float = 3e-3
-    """Highest learning rate of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
     weight_decay: float = 0.01
-    """Weight decay of the optimizer, AdamW."""
+    """Weight decay of AdamW."""
     label_smoothing: float = 0.1
-    """Share of the target that is spread over all artists."""
-    mixup: float = 0.0
-    """Alpha of the beta distribution that mixup draws shares from; 0: no mixup."""
-    crop_seconds: float = 3.0
-    """Length of the excerpts that are classified, in seconds."""
+    """Share of the target spread over all artists."""
+    crop_seconds: Annotated[float, arg(metavar="SECONDS")] = 3.0
+    """Length of the crops that are classified."""
     patience: int = 20
-    """Training ends after so many epochs without a better one on val."""
-    device: DeviceName = "auto"
-    """Where to compute; auto: CUDA or MPS where there is one, else the CPU."""
-    precision: Precision = "auto"
-    """auto: bf16 where the hardware has it, else fp32."""
-    refit: bool = True
-    """Train a second network on train and val, for as many epochs; it predicts test and is saved.
-    Scores on val stay those of the first one, which has not trained on val."""
+    """Stop after this many epochs without improvement on val."""
+    refit: Annotated[bool, arg(help_behavior_hint="(default: train again on train and val)")] = True
+    """Predict test with the network trained on train alone."""
     resume: bool = False
-    """Go on with a training that was stopped; the settings must be the same."""
+    """Resume an interrupted training; all settings must be the same."""
+    device: DeviceName = "auto"
+    """Where to compute; auto: CUDA or MPS if available, else the CPU."""
+    precision: Precision = "auto"
+    """auto: bf16 if the hardware supports it, else fp32."""
 
-    def check(self) -> None:
-        """Raise UserError for a value that can't be used."""
-        require_at_least(self, batch_size=1, patience=1, weight_decay=0, mixup=0)
+    def __post_init__(self) -> None:
+        require_at_least(self, batch_size=1, patience=1, weight_decay=0)
         if self.epochs is not None:
             require_at_least(self, epochs=1)
         if not 0 < self.lr < float("inf"):
@@ -86,64 +81,79 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class SpecAugment:
+    """Masks stretches of time and of mel bands by the crop's mean (Park et al. 2019, arXiv
+    1904.08779)."""
+
+    n_masks: int = 2  # of time, and as many of frequency
+    max_time: float = 0.2  # of the frames
+    max_bands: float = 0.15  # of the mel bands
+
+    def __call__(self, log_mel: Tensor, draw: Generator) -> Tensor:
+        """(batch, frames, mels) -> the same"""
+        mean = log_mel.mean(dim=(1, 2), keepdim=True)
+        masked = torch.zeros(log_mel.shape, dtype=torch.bool, device=log_mel.device)
+        for _ in range(self.n_masks):
+            masked |= _stretches(log_mel, draw, self.max_time, axis=1)
+            masked |= _stretches(log_mel, draw, self.max_bands, axis=2)
+        return torch.where(masked, mean, log_mel)
+
+
+def _stretches(log_mel: Tensor, draw: Generator, max_share: float, axis: int) -> Tensor:
+    """One stretch along `axis` per crop, as a boolean mask that broadcasts to `log_mel`."""
+    size = log_mel.shape[axis]
+    length = draw.uniform(0, max_share * size, (len(log_mel), 1))
+    start = draw.uniform(0, size - length)
+    position = np.arange(size)
+    inside = torch.from_numpy((start <= position) & (position < start + length))
+    return inside.to(log_mel.device).unsqueeze(3 - axis)
+
+
+@dataclass(frozen=True)
 class Examples:
-    """Songs whose artists are known."""
+    """Songs with known artists."""
 
     songs: Songs
-    labels: NDArray[np.intp]  # (songs,)
+    labels: Labels  # (songs,)
+
+
+@dataclass(frozen=True)
+class Validation:
+    loss: float  # mean negative log posterior of the true artist, over songs
+    top1: float
+    top3: float
+    merits: NDArray[np.float64]  # (songs,)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """How far an epoch brought the network."""
-
-    loss: float  # mean over the crops of train, as they were augmented
-    val_loss: float  # mean over the songs of val: -log of the artist's posterior
-    top1: float  # on val, as `top3`
-    top3: float
+    loss: float  # mean over the augmented crops of train
     seconds: float
-
-
-def best_of(merits: Merits) -> int:
-    """Number of the best epoch, from 0; the first one of equals."""
-    return int(merits.mean(axis=1).argmax())
-
-
-def kept_of(merits: Merits) -> int:
-    """Number of the epoch to keep: the latest one that val can't tell from the best, within the
-    standard error of their difference (Breiman et al. 1984 choose trees by such a rule).
-
-    Of many epochs and few songs, the best is mostly the luckiest, while the later ones have the
-    advantage that the learning rate has come down."""
-    behind = merits[best_of(merits)] - merits
-    error = np.sqrt(behind.var(axis=1) / max(merits.shape[1] - 1, 1))
-    return int(np.flatnonzero(behind.mean(axis=1) <= error + 1e-9)[-1])
+    val: Validation | None
 
 
 class Trainer:
-    """A network in training: call `fit`, then use the network."""
+    """Trains a network. After `fit` it has the weights of the epoch to keep: without val the last
+    one, else the latest one that val cannot tell from the best."""
 
     def __init__(
         self,
         network: nn.Module,
         train: Examples,
-        val: Examples | None,
-        n_frames: int,
+        crop_frames: int,
+        augment: Augmentation | None,
         settings: TrainingSettings,
+        seed: int,
         devices: Devices,
-        augment: Augmentation,
     ) -> None:
-        """`n_frames` is the length of a crop; `settings.epochs` may be None; `augment` changes
-        the crops to train on. Without `val` the last epoch is kept."""
         self.network = network.to(device=devices.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.train, self.val, self.n_frames = train, val, n_frames
+        self.train, self.crop_frames, self.augment = train, crop_frames, augment
+        self.settings, self.seed, self.devices = settings, seed, devices
         self.n_artists = int(train.labels.max()) + 1
-        self.settings, self.devices, self.augment = settings, devices, augment
-        self.n_crops = len(covering(train.songs.lengths, n_frames))
+        self.n_crops = len(covering(train.songs.lengths, crop_frames))
         self.epochs = settings.epochs or epochs_for(self.n_crops)
         self.history: list[Epoch] = []
-        self._merits: Merits = np.empty((0, len(val.labels) if val else 0))
         self._kept = _copied(network)
         self._shared = devices.share(network)
         self._optimizer = torch.optim.AdamW(
@@ -156,237 +166,276 @@ class Trainer:
             pct_start=WARM_UP,
         )
 
-    def fit(self, file: ResumeFile, may_be_new: bool = False) -> None:
-        """Train to the end; then the network has the weights of the epoch to keep.
+    def fit(self, val: Examples | None, checkpoint: TrainingCheckpoint, resume: bool) -> None:
+        """Train to the end, from the state in `checkpoint` if `resume`.
 
-        With `settings.resume` from where `file` says, or, if it `may_be_new`, from the beginning
-        where there is none. Raises UserError where the loss runs away."""
-        exists = self.devices.from_main(file.path.exists())
-        if self.settings.resume and (exists or not may_be_new):
-            self._restore(self.devices.from_main(file.load() if self.devices.is_main else {}))
-        elif exists:
-            words = "notice: this replaces %s, of a run that was stopped (--resume goes on with it)"
-            log.info(words, file.path)
+        Raises UserError if the loss diverges, memory runs out or there is nothing to resume."""
+        if resume:
+            self._restore(self.devices.from_main(checkpoint.load() if self.devices.is_main else {}))
         self._log_plan()
-        with _memory_named(self.settings), self._progress_bar() as bar:
-            while len(self.history) < self.epochs and not self._lost_patience():
-                self._run_epoch(bar)
+        with _memory_errors_explained(self.settings), self._progress_bar() as bar:
+            while len(self.history) < self.epochs and not self._is_out_of_patience():
+                number, begin = len(self.history), time.perf_counter()
+                bar.set_description(f"epoch {number + 1}/{self.epochs}")
+                loss = self.train_epoch(number, bar)
+                validation = self._validate(val) if val else None
+                self.history.append(Epoch(loss, time.perf_counter() - begin, validation))
+                if self.kept_epoch == number:  # so far
+                    self._kept = _copied(self.network)
+                self._log_epoch(bar)
                 if self.devices.is_main:
-                    file.save(self._state())
+                    checkpoint.save(self._state())
         self.network.load_state_dict(self._kept)
-        if self.val:
-            kept = self.history[self.kept_epoch]
-            scores = (self.kept_epoch + 1, kept.top1, kept.top3, len(self.val.labels))
-            log.info("kept: epoch %d, val top-1 %.3f, top-3 %.3f of %d songs", *scores)
 
     @property
     def kept_epoch(self) -> int:
-        """Its number, from 0."""
-        return kept_of(self._merits) if self.val else len(self.history) - 1
+        """Number of the epoch to keep, from 0."""
+        merits = self._merits
+        return len(self.history) - 1 if merits is None else kept_epoch_of(merits)
+
+    @property
+    def _merits(self) -> Merits | None:
+        rows = [epoch.val.merits for epoch in self.history if epoch.val]
+        return np.stack(rows) if rows else None
 
     @property
     def curves(self) -> dict[str, list[float]]:
-        """The history by quantity: the fields of `Epoch`."""
-        return {f.name: [getattr(epoch, f.name) for epoch in self.history] for f in fields(Epoch)}
+        """By name, one value per epoch; those of val only where there is a val."""
+        curves = {
+            "loss": [epoch.loss for epoch in self.history],
+            "val_loss": [epoch.val.loss for epoch in self.history if epoch.val],
+            "top1": [epoch.val.top1 for epoch in self.history if epoch.val],
+            "top3": [epoch.val.top3 for epoch in self.history if epoch.val],
+            "seconds": [epoch.seconds for epoch in self.history],
+        }
+        return {name: values for name, values in curves.items() if values}
 
     def posteriors(self, songs: Songs) -> Posteriors:
-        """(songs, artists), as the network is now."""
-        size = self.settings.batch_size
-        with _memory_named(self.settings):
+        """(songs, artists), from the network as it is now."""
+        with _memory_errors_explained(self.settings):
             return song_posteriors(
-                self.network, songs, self.n_frames, self.n_artists, size, self.devices
+                self.network,
+                songs,
+                self.crop_frames,
+                self.n_artists,
+                self.settings.batch_size,
+                self.devices,
             )
-
-    def _log_plan(self) -> None:
-        millions = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
-        name = type(self.network).__name__
-        log.info("%s: %.2f million parameters, on %s", name, millions, self.devices)
-        of_artist = np.bincount(self.train.labels)
-        log.info(
-            "%d epochs of %d crops; an artist has %d to %d songs to train on",
-            *(self.epochs, self.n_crops, of_artist.min(), of_artist.max()),
-        )
-
-    def _lost_patience(self) -> bool:
-        if not self.history or not self.val:
-            return False
-        return len(self.history) - 1 - best_of(self._merits) >= self.settings.patience
-
-    def _run_epoch(self, bar: "tqdm[Any]") -> None:
-        begin = time.perf_counter()
-        number = len(self.history)
-        bar.set_description(f"epoch {number + 1}/{self.epochs}")
-        loss = self.train_epoch(number, bar)
-        val_loss, top1, top3 = self._validate(self.val) if self.val else (np.nan,) * 3
-        epoch = Epoch(loss, val_loss, top1, top3, seconds=time.perf_counter() - begin)
-        self.history.append(epoch)
-        is_kept = self.kept_epoch == number  # so far
-        if is_kept:
-            self._kept = _copied(self.network)
-        on_val = f"val: loss {val_loss:.3f}, top-1 {top1:.3f}, top-3 {top3:.3f}; "
-        bar.set_postfix_str(f"loss {loss:.3f}" + f", val top-1 {top1:.3f}" * bool(self.val))
-        words = "epoch %3d: loss %.3f; %s%.1f s%s"
-        mark = "  *" if self.val and is_kept else ""
-        log.info(words, number + 1, loss, on_val if self.val else "", epoch.seconds, mark)
-
-    def _validate(self, val: Examples) -> tuple[float, float, float]:
-        """`val_loss`, `top1` and `top3` of an `Epoch`; its merits are noted."""
-        labels = val.labels
-        posteriors = self.posteriors(val.songs)
-        right = np.maximum(posteriors[np.arange(len(labels)), labels], 1e-12)
-        hits = scoring.ranking(posteriors) == labels[:, np.newaxis]
-        top1, top3 = hits[:, 0], hits[:, :3].any(axis=1)
-        self._merits = np.vstack([self._merits, (top1.astype(float) + top3) / 2])
-        return float(-np.log(right).mean()), float(top1.mean()), float(top3.mean())
 
     def train_epoch(
         self, number: int, bar: "tqdm[Any] | None" = None, steps: int | None = None
     ) -> float:
-        """Train for an epoch, or for so many of its `steps`; the mean loss of a crop, over all
-        processes. Raises UserError where it is not finite."""
+        """Train for one epoch, or for its first `steps`; returns the mean loss per crop over all
+        processes. Raises UserError if it is not finite."""
         rank = self.devices.rank
-        draw = np.random.default_rng(seed_for(self.settings, AUGMENT, number, rank))
+        draw = np.random.default_rng(seed_for(self.seed, AUGMENT, number, rank))
         total, n = torch.zeros((), device=self.devices.device), 0
         self.network.train()
-        with self.devices.seeded(seed_for(self.settings, DROPOUT, number, rank)):
+        with self.devices.seeded(seed_for(self.seed, DROPOUT, number, rank)):
             for crops in self.own_batches(number)[:steps]:
                 total += self._step(crops, draw) * len(crops)
                 n += len(crops)
                 if bar is not None:
                     bar.update(len(crops) * self.devices.n_processes)
-        self.devices.agree(self.network)
+        self.devices.synchronise_buffers(self.network)
         sums = self.devices.gather([(float(total), n)])
         loss = sum(total for total, _ in sums) / sum(n for _, n in sums)
         if not np.isfinite(loss):
             raise UserError(f"training diverged in epoch {number + 1}: use a smaller --lr")
         return loss
 
-    def _step(self, crops: Excerpts, draw: Generator) -> Tensor:
-        """One step of the optimizer; the loss of its crops."""
-        settings, device = self.settings, self.devices.device
-        heard = self.train.songs.read(crops, self.n_frames).to(device).float()
+    def _step(self, crops: Crops, draw: Generator) -> Tensor:
+        """One optimizer step; returns the mean loss of its crops."""
+        device = self.devices.device
+        inputs = self.train.songs.read(crops, self.crop_frames).to(device).float()
+        if self.augment is not None:
+            inputs = self.augment(inputs, draw)
         labels = torch.from_numpy(self.train.labels[crops.songs]).to(device)
-        targets = F.one_hot(labels, self.n_artists).float()
-        heard, targets = mixup(self.augment(heard, draw), targets, draw, settings.mixup)
+        targets = F.one_hot(labels, self.n_artists).float()  # class indices differ in the last bit
         with self.devices.autocast():
-            logits = self._shared(heard)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
+            logits = self._shared(inputs)
+        smoothing = self.settings.label_smoothing
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
         loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._schedule.step()
         return loss.detach()
 
-    def own_batches(self, number: int) -> list[Excerpts]:
-        """What this process trains on in an epoch. All have as many crops and batches: the first
-        crops are used twice where the processes don't divide their number."""
-        draw = np.random.default_rng(seed_for(self.settings, CROPS, number))
-        crops = random_crops(self.train.songs.lengths, self.n_frames, draw)
+    def own_batches(self, number: int) -> list[Crops]:
+        """What this process trains on in an epoch. All processes have equally many crops and
+        batches: the first crops repeat where their number does not divide evenly."""
+        draw = np.random.default_rng(seed_for(self.seed, CROPS, number))
+        crops = random_crops(self.train.songs.lengths, self.crop_frames, draw)
         n = self.devices.n_processes
         own = np.resize(np.arange(len(crops)), -(-len(crops) // n) * n)[self.devices.rank :: n]
         n_batches = -(-len(own) // max(1, self.settings.batch_size // n))
         return [crops.take(batch) for batch in np.array_split(own, n_batches)]
 
+    def _validate(self, val: Examples) -> Validation:
+        posteriors = self.posteriors(val.songs)
+        true = np.maximum(posteriors[np.arange(len(val.labels)), val.labels], 1e-12)
+        hits = metrics.ranking(posteriors) == val.labels[:, np.newaxis]
+        top1, top3 = hits[:, 0], hits[:, :3].any(axis=1)
+        merits = (top1.astype(float) + top3) / 2
+        loss = float(-np.log(true).mean())
+        return Validation(loss, float(top1.mean()), float(top3.mean()), merits)
+
+    def _is_out_of_patience(self) -> bool:
+        merits = self._merits
+        if merits is None:
+            return False
+        return len(self.history) - 1 - best_epoch_of(merits) >= self.settings.patience
+
+    def _log_plan(self) -> None:
+        millions = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
+        name = type(self.network).__name__
+        log.info("%s: %.2f million parameters, on %s", name, millions, self.devices)
+        per_artist = np.bincount(self.train.labels)
+        log.info(
+            "%d epochs of %d crops; %d to %d training songs per artist",
+            *(self.epochs, self.n_crops, per_artist.min(), per_artist.max()),
+        )
+
+    def _log_epoch(self, bar: "tqdm[Any]") -> None:
+        number, epoch = len(self.history), self.history[-1]
+        line = f"epoch {number:3}: loss {epoch.loss:.3f}; "
+        status = f"loss {epoch.loss:.3f}"
+        if epoch.val:
+            line += f"val: loss {epoch.val.loss:.3f}, top-1 {epoch.val.top1:.3f}, "
+            line += f"top-3 {epoch.val.top3:.3f}; "
+            status += f", val top-1 {epoch.val.top1:.3f}"
+        line += f"{epoch.seconds:.1f} s"
+        if epoch.val and self.kept_epoch == number - 1:
+            line += "  *"
+        bar.set_postfix_str(status)
+        log.info("%s", line)
+
     def _progress_bar(self) -> "tqdm[Any]":
         done = len(self.history) * self.n_crops
         total = self.epochs * self.n_crops
-        hidden = not self.devices.is_main
-        return progress.bar(total=total, initial=done, unit="crop", hidden=hidden)
+        return progress.bar(total=total, initial=done, unit="crop", hidden=not self.devices.is_main)
 
     def _state(self) -> dict[str, Any]:
+        merits = self._merits
         return {
-            "history": [asdict(epoch) for epoch in self.history],
+            "history": [[epoch.loss, epoch.seconds] for epoch in self.history],
+            "val": [[e.val.loss, e.val.top1, e.val.top3] for e in self.history if e.val],
+            "merits": torch.from_numpy(np.empty((0, 0)) if merits is None else merits),
             "network": self.network.state_dict(),
-            "merits": torch.from_numpy(self._merits),
             "kept": self._kept,
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        validations: list[Validation | None] = [
+            Validation(loss, top1, top3, merits.numpy())
+            for (loss, top1, top3), merits in zip(state["val"], state["merits"], strict=True)
+        ]
+        validations = validations or [None] * len(state["history"])
+        self.history = [
+            Epoch(loss, seconds, validation)
+            for (loss, seconds), validation in zip(state["history"], validations, strict=True)
+        ]
         self.network.load_state_dict(state["network"])
-        self._merits = state["merits"].numpy()
         self._kept = state["kept"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         log.info("resumed after epoch %d", len(self.history))
 
 
-def initialised(
-    kind: Callable[[Any], nn.Module], widths: Any, settings: TrainingSettings, devices: Devices
-) -> nn.Module:
-    """A new network of those widths; its weights follow from the seed."""
-    with devices.seeded(seed_for(settings, INIT)):
-        return kind(widths)
+def best_epoch_of(merits: Merits) -> int:
+    """Number of the best epoch, from 0; the first among equals."""
+    return int(merits.mean(axis=1).argmax())
 
 
-def resumable(settings: TrainingSettings, devices: Devices) -> dict[str, Any]:
-    """The settings that make one training what it is."""
-    names = {field.name for field in fields(TrainingSettings)} - {"device", "resume"}
-    return {name: getattr(settings, name) for name in names} | {"precision": devices.precision}
+def kept_epoch_of(merits: Merits) -> int:
+    """Number of the epoch to keep: the latest one within one standard error of the best (the
+    rule by which Breiman et al. 1984 choose trees).
 
-
-def _copied(network: nn.Module) -> dict[str, Tensor]:
-    """The weights on the CPU; training does not change them any more."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-
-
-def seed_for(settings: TrainingSettings, purpose: int, *numbers: int) -> int:
-    """A seed that shares nothing with those of other purposes and numbers."""
-    sequence = np.random.SeedSequence([settings.seed, purpose, *numbers])
-    return int(sequence.generate_state(1)[0])
+    With many epochs and few songs the best one is mostly lucky, while later ones benefit from a
+    lower learning rate."""
+    behind = merits[best_epoch_of(merits)] - merits
+    error = np.sqrt(behind.var(axis=1) / max(merits.shape[1] - 1, 1))
+    return int(np.flatnonzero(behind.mean(axis=1) <= error + 1e-9)[-1])
 
 
 def epochs_for(n_crops: int) -> int:
-    """Epochs of so many crops each that together they are enough: small corpora are gone through
-    more often than large ones."""
+    """Epochs of `n_crops` each that make up ENOUGH_CROPS, within EPOCHS_RANGE."""
     return int(np.clip(round(ENOUGH_CROPS / n_crops), *EPOCHS_RANGE))
+
+
+def seed_for(seed: int, purpose: int, *numbers: int) -> int:
+    """A seed independent of those for other purposes and numbers."""
+    sequence = np.random.SeedSequence([seed, purpose, *numbers])
+    return int(sequence.generate_state(1)[0])
+
+
+def initialised(
+    kind: Callable[[Any], nn.Module], widths: Any, seed: int, devices: Devices
+) -> nn.Module:
+    """A new network of these widths, with weights drawn from `seed`."""
+    with devices.seeded(seed_for(seed, INIT)):
+        return kind(widths)
+
+
+def identity_of(settings: TrainingSettings, seed: int, devices: Devices) -> dict[str, Any]:
+    """The settings that must be the same for a training to be resumed."""
+    names = {field.name for field in fields(settings)} - {"device", "resume"}
+    values = {name: value for name, value in asdict(settings).items() if name in names}
+    return values | {"seed": seed, "precision": devices.precision}
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    """The present weights, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
 def song_posteriors(
     network: nn.Module,
     songs: Songs,
-    n_frames: int,
+    crop_frames: int,
     n_artists: int,
     batch_size: int,
     devices: Devices,
 ) -> Posteriors:
-    """(songs, artists): the mean posterior of excerpts that cover the whole song.
+    """(songs, artists): the mean posterior of crops that cover the whole song.
 
-    The processes share the songs; each gets the posteriors of all."""
+    The processes share the songs, and each gets the posteriors of all."""
     network.eval()
     own = np.arange(len(songs.lengths))[devices.rank :: devices.n_processes]
-    within = covering(songs.lengths[own], n_frames)
-    excerpts = Excerpts(own[within.songs], within.starts)
+    within = covering(songs.lengths[own], crop_frames)
+    crops = Crops(own[within.songs], within.starts)
     sums = np.zeros((len(songs.lengths), n_artists))
-    batches = excerpt_posteriors(network, songs, excerpts, n_frames, batch_size, devices)
-    for batch, posteriors in batches:
+    for batch, posteriors in crop_posteriors(
+        network, songs, crops, crop_frames, batch_size, devices
+    ):
         np.add.at(sums, batch.songs, posteriors)
     total = np.sum(devices.gather([sums]), axis=0)
-    n_excerpts = np.bincount(covering(songs.lengths, n_frames).songs, minlength=len(total))
-    return np.asarray(total / n_excerpts[:, np.newaxis], dtype=np.float64)
+    n_crops = np.bincount(covering(songs.lengths, crop_frames).songs, minlength=len(total))
+    return np.asarray(total / n_crops[:, np.newaxis], dtype=np.float64)
 
 
-def excerpt_posteriors(
+def crop_posteriors(
     network: nn.Module,
     songs: Songs,
-    excerpts: Excerpts,
-    n_frames: int,
+    crops: Crops,
+    crop_frames: int,
     batch_size: int,
     devices: Devices,
-) -> Iterator[tuple[Excerpts, NDArray[np.float32]]]:
-    """Some of the excerpts at a time, with their posteriors, (excerpts, artists)."""
-    for first in range(0, len(excerpts), batch_size):
-        batch = excerpts.take(slice(first, first + batch_size))
+) -> Iterator[tuple[Crops, NDArray[np.float32]]]:
+    """Batches of the crops with their posteriors, (crops, artists)."""
+    for first in range(0, len(crops), batch_size):
+        batch = crops.take(slice(first, first + batch_size))
         with torch.inference_mode(), devices.autocast():
-            logits = network(songs.read(batch, n_frames).to(devices.device).float())
+            logits = network(songs.read(batch, crop_frames).to(devices.device).float())
         yield batch, logits.float().softmax(dim=1).cpu().numpy()
 
 
 @contextmanager
-def _memory_named(settings: TrainingSettings) -> Iterator[None]:
-    """Raise UserError with the remedy where memory runs out within the block."""
+def _memory_errors_explained(settings: TrainingSettings) -> Iterator[None]:
+    """Raise UserError with the remedy if memory runs out in the block."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

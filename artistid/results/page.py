@@ -1,13 +1,12 @@
-"""The page that compares the tasks: index.html, of all that they left in a results folder.
+"""The comparison page: index.html in a results folder, built from the metrics of all tasks.
 
-It is made of the metrics files and the figures that these name. It has all in itself but the
-songs, which it plays from where they are.
+The page holds its figures and styles itself. Only songs are linked, and play from where they lie.
 """
 
 import base64
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,17 @@ from urllib.parse import quote
 import jinja2
 
 from artistid.foundation.files import replacing
-from artistid.metrics import ArtistScore, Scores
+from artistid.metrics import ArtistScore, Scores, wilson_interval
 
-NAME = "index.html"
-TASKS = {  # title, and what it is; names in braces are of the metrics
-    "task1": ("Task 1", "{best_model} on statistics of the sound"),
-    "task2": ("Task 2", "CNN on mel spectrograms"),
-    "task2_baseline": ("Baseline", "MLP on embeddings of {encoder[name]}"),
+PAGE = "index.html"
+TASKS = {  # title and method; braces refer to the metrics
+    "task1": ("Task 1", "{best_model} on MFCC, chroma and spectral statistics"),
+    "task2": ("Task 2", "CNN on log-mel spectrograms"),
+    "task2_baseline": ("Baseline", "MLP on {encoder[name]} embeddings"),
 }
 SPLITS = ("val", "test")
-MEASURES = {"top1": "top-1", "top3": "top-3", "macro_f1": "macro-F1"}
-MOST_SONGS = 200  # to listen to, of a split: browsers hold some hundred players
-UNEXPECTED = (  # what comes of JSON with other contents than ours
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+MEASURES = {"top1": "Top-1", "top3": "Top-3", "macro_f1": "Macro-F1"}
+MAX_SONGS = 200  # audio players per split; browsers struggle with many more
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,7 @@ class Song:
     id: str
     artist: str
     url: str  # relative to the page
-    best: list[tuple[str, float]]  # artists and their probabilities; empty: no prediction
+    best: list[tuple[str, float]]  # top artists with probabilities; empty without a prediction
 
     @property
     def is_right(self) -> bool:
@@ -52,164 +43,168 @@ class Song:
 @dataclass(frozen=True)
 class Figure:
     caption: str
-    url: str  # the picture itself; empty where it is gone
+    url: str  # data URL of the image; empty if the file is missing
     is_curves: bool
-    is_chosen: bool  # of the model that predicts, not of one tried besides
+    is_final: bool  # shows the model that predicts, not another candidate
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the page shows of a metrics file, all of it checked."""
+    """The metrics of one task, as the page shows them."""
 
     task: str
+    title: str
     method: str
     corpus: str
-    written: float  # seconds since the epoch
+    modified: float  # seconds since the epoch
     scores: dict[str, Scores]  # by split
-    songs: dict[str, list[Song]]  # by split
+    songs: dict[str, dict[str, Song]]  # by split and ID
     figures: list[Figure]
     notices: list[str]
-    details: dict[str, dict[str, str]]  # names and values, by heading
-
-    @property
-    def title(self) -> str:
-        return TASKS[self.task][0]
+    details: dict[str, dict[str, str]]  # heading -> name -> value
 
 
 @dataclass(frozen=True)
 class Split:
-    """What the page shows of a split."""
+    """All results on one split."""
 
     name: str
-    results: list[Result]  # that have scores of it
-    judges: list[Result]  # that name its songs
-    missed: list[list[Song]]  # songs that all judges have wrong, as each has them
+    results: list[Result]
+
+    @property
+    def shared(self) -> list[list[Song]]:
+        """Songs that all tasks were scored on, each as a list with one entry per result."""
+        songs = [result.songs[self.name] for result in self.results]
+        return [[own[id_] for own in songs] for id_ in songs[0] if all(id_ in own for own in songs)]
+
+    @property
+    def missed(self) -> list[list[Song]]:
+        """The shared songs that no task gets right."""
+        return [song for song in self.shared if not any(own.is_right for own in song)]
+
+    @property
+    def artists(self) -> dict[str, list[ArtistScore | None]]:
+        """Artist -> one score per result."""
+        per_artist = [result.scores[self.name].per_artist for result in self.results]
+        return {
+            name: [s.get(name) for s in per_artist] for name in sorted(set().union(*per_artist))
+        }
 
     def best(self, measure: str) -> float:
         return max(getattr(result.scores[self.name], measure) for result in self.results)
 
-    @property
-    def artists(self) -> dict[str, list[ArtistScore | None]]:
-        """A score for each result."""
-        per_artist = [result.scores[self.name].per_artist for result in self.results]
-        names = sorted(set().union(*per_artist))
-        return {name: [scores.get(name) for scores in per_artist] for name in names}
+
+def metrics_file(folder: Path, task: str) -> Path:
+    """Path of a task's metrics in a results folder."""
+    return folder / f"metrics_{task}.json"
 
 
-def refresh(results: Path) -> None:
-    """Write the page of a results folder anew. Metrics that can't be read are named on it."""
-    read = {task: _read(results, task) for task in TASKS if metrics_file(results, task).exists()}
-    usable = [result for result in read.values() if isinstance(result, Result)]
-    newest = max(usable, key=lambda result: result.written, default=None)
-    corpus = newest.corpus if newest else "none"
-    compared = [result for result in usable if result.corpus == corpus]
-    splits = [_split(name, compared) for name in SPLITS if any(name in r.scores for r in compared)]
-    text = _template().render(
+def refresh(folder: Path) -> None:
+    """Write the comparison page of a results folder.
+
+    It compares all tasks on the corpus of the latest run, and names the files it leaves out."""
+    results, remarks = [], []
+    for task in TASKS:
+        path = metrics_file(folder, task)
+        if not path.exists():
+            continue
+        try:
+            results.append(_read(path, task))
+        except (AttributeError, LookupError, TypeError, ValueError):
+            remarks.append(f"{path.name} is left out: unrecognised metrics format")
+    corpus = max(results, key=lambda result: result.modified).corpus if results else ""
+    for result in results:
+        if result.corpus != corpus:
+            name = metrics_file(folder, result.task).name
+            remarks.append(f"{name} is left out: its corpus is {result.corpus}, not {corpus}")
+    results = [result for result in results if result.corpus == corpus]
+    splits = [
+        Split(name, [result for result in results if name in result.scores])
+        for name in SPLITS
+        if any(name in result.scores for result in results)
+    ]
+    for split in splits:
+        if len({frozenset(result.songs[split.name]) for result in split.results}) > 1:
+            remarks.append(
+                f"the tasks differ in their {split.name} songs: compare scores with care"
+            )
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = templates.get_template("page.html").render(
         corpus=corpus,
-        results=compared,
+        results=results,
         splits=splits,
         measures=MEASURES,
-        most_songs=MOST_SONGS,
-        notices=list(dict.fromkeys(notice for r in compared for notice in r.notices)),
-        remarks=[*_not_compared(read, corpus), *_differences(splits)],
-        details=_side_by_side([result.details for result in compared]),
+        max_songs=MAX_SONGS,
+        notices=list(dict.fromkeys(notice for result in results for notice in result.notices)),
+        remarks=remarks,
+        details=_side_by_side(results),
     )
-    with replacing(results / NAME) as temporary:
-        # names of files that are no UTF-8 have what can't be written: "?" stands for it
+    with replacing(folder / PAGE) as temporary:
+        # file names need not be valid UTF-8: "?" replaces what cannot be encoded
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
-def _template() -> jinja2.Template:
-    template = (Path(__file__).parent / "data" / "page.html").read_text(encoding="utf-8")
-    return jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(template)
-
-
-def metrics_file(results: Path, task: str) -> Path:
-    """Where in a results folder a task's metrics are."""
-    return results / f"metrics_{task}.json"
-
-
-# --- what there is ---------------------------------------------------------------------------
-
-
-def _read(results: Path, task: str) -> Result | str:
-    """A task's metrics, or what is wrong with their file."""
-    path = metrics_file(results, task)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return _result(task, values, path)
-    except OSError as error:
-        return (error.strerror or "unreadable").lower()
-    except UNEXPECTED as error:
-        return f"it is not as this program writes it ({type(error).__name__}: {error})"
-
-
-def _result(task: str, values: Mapping[str, Any], path: Path) -> Result:
-    if values["task"] != task:
-        raise ValueError(f"it is of {values['task']}")
-    versions = {"git commit": values["git_commit"], **values["versions"]}
-    details = {"Settings": values["settings"], "Versions": versions, "Seconds": values["seconds"]}
+def _read(path: Path, task: str) -> Result:
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    title, method = TASKS[task]
+    details = {
+        "Settings": metrics["settings"],
+        "Versions": {"git commit": metrics["git_commit"], **metrics["versions"]},
+        "Wall time (s)": metrics["seconds"],
+    }
     return Result(
         task=task,
-        method=TASKS[task][1].format_map(values),
-        corpus=str(values["corpus"]),
-        written=path.stat().st_mtime,
-        scores={split: _scores(values[split]) for split in SPLITS if split in values},
+        title=title,
+        method=method.format_map(metrics),
+        corpus=metrics["corpus"],
+        modified=path.stat().st_mtime,
+        scores={split: _scores(metrics[split]) for split in SPLITS if split in metrics},
         songs={
-            split: [_song(song) for song in songs]
-            for split, songs in values.get("songs", {}).items()
+            split: {song["id"]: _song(song) for song in metrics["songs"][split]}
+            for split in SPLITS
+            if split in metrics
         },
         figures=[
-            _figure(figure, values.get("best_model"), path.parent)
-            for figure in values.get("figures", [])
+            Figure(
+                caption=f"{figure['model']}, {figure['shows']}",
+                url=_data_url(path.parent / figure["file"]),
+                is_curves="curves" in figure["shows"],
+                is_final=metrics.get("best_model") in (None, figure["model"]),
+            )
+            for figure in metrics["figures"]
         ],
-        notices=[str(notice) for notice in values["notices"]],
+        notices=metrics["notices"],
         details={
-            heading: {str(name): _plain(value) for name, value in rows.items()}
+            heading: {name: _plain(value) for name, value in rows.items()}
             for heading, rows in details.items()
         },
     )
 
 
-def _scores(value: Mapping[str, Any]) -> Scores:
-    per_artist = {
-        artist: ArtistScore(int(s["n"]), float(s["recall"]), float(s["precision"]), float(s["f1"]))
-        for artist, s in value["per_artist"].items()
+def _scores(values: dict[str, Any]) -> Scores:
+    intervals = {  # for metrics of earlier versions, which lack them
+        f"{measure}_interval": wilson_interval(values[measure], values["n"])
+        for measure in ("top1", "top3")
     }
-    top1, top3, macro_f1 = (float(value[measure]) for measure in MEASURES)
-    return Scores(int(value["n"]), top1, top3, macro_f1, per_artist)
+    per_artist = {artist: ArtistScore(**own) for artist, own in values["per_artist"].items()}
+    return Scores(**{**intervals, **values, "per_artist": per_artist})
 
 
-def _song(value: Mapping[str, Any]) -> Song:
-    best = [(str(artist), float(probability)) for artist, probability in value.get("best", [])]
-    return Song(str(value["id"]), str(value["artist"]), _url(str(value["file"])), best)
+def _song(values: dict[str, Any]) -> Song:
+    url = quote(os.fsencode(values["file"]))
+    return Song(values["id"], values["artist"], url, values.get("best", []))
 
 
-def _url(file: str) -> str:
-    """Of a relative path, with the bytes that the file system knows it by."""
-    try:
-        return quote(os.fsencode(file))
-    except UnicodeEncodeError:  # no file is called so
-        return quote(file, errors="replace")
-
-
-def _figure(value: Mapping[str, str], chosen: str | None, folder: Path) -> Figure:
-    """`chosen` is the model that predicts, of several; None: there is but one."""
-    name = value["file"]
-    if Path(name).name != name:
-        raise ValueError(f"figure {name} is not beside it")
-    try:
-        picture = base64.b64encode((folder / name).read_bytes()).decode()
-    except OSError:
-        picture = ""
-    return Figure(
-        caption=f"{value['model']}, {value['shows']}",
-        url=picture and f"data:image/png;base64,{picture}",
-        is_curves="curves" in value["shows"],
-        is_chosen=chosen in (None, value["model"]),
-    )
+def _data_url(image: Path) -> str:
+    if not image.exists():
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
 
 
 def _plain(value: Any) -> str:
@@ -218,61 +213,15 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-# --- compared --------------------------------------------------------------------------------
-
-
-def _split(name: str, compared: Sequence[Result]) -> Split:
-    results = [result for result in compared if name in result.scores]
-    judges = [result for result in results if name in result.songs]
-    return Split(name, results, judges, missed_by_all([judge.songs[name] for judge in judges]))
-
-
-def missed_by_all(lists: Sequence[Sequence[Song]]) -> list[list[Song]]:
-    """The songs that are in every list and right in none, as each list has them."""
-    by_id = [{song.id: song for song in songs} for songs in lists]
-    ids = [song.id for song in lists[0] if all(song.id in own for own in by_id)] if lists else []
-    shared = [[own[id_] for own in by_id] for id_ in ids]
-    return [song for song in shared if not any(opinion.is_right for opinion in song)]
-
-
-def _not_compared(read: Mapping[str, Result | str], corpus: str) -> list[str]:
-    """The metrics files that the page makes nothing of, and why."""
-    remarks = []
-    for task, result in read.items():
-        name = metrics_file(Path(), task).name
-        if isinstance(result, str):
-            remarks.append(f"{name} is left out: {result}.")
-        elif result.corpus != corpus:
-            remarks.append(f"{name} is of another corpus, {result.corpus}, and is not compared.")
-    return remarks
-
-
-def _differences(splits: Sequence[Split]) -> list[str]:
-    """What keeps the tasks from being compared song by song."""
-    remarks = []
-    for split in splits:
-        songs = [{song.id for song in judge.songs[split.name]} for judge in split.judges]
-        if any(own != songs[0] for own in songs):
-            remarks.append(
-                f"The tasks were scored on different songs of {split.name}: compare their scores "
-                "with care."
-            )
-        for result in split.results:
-            if result not in split.judges:
-                remarks.append(
-                    f"The metrics of {result.title} do not name the songs of {split.name}; those "
-                    "of a new run do."
-                )
-    return remarks
-
-
-def _side_by_side(
-    columns: Sequence[Mapping[str, Mapping[str, str]]],
-) -> dict[str, dict[str, list[str]]]:
-    """By heading and name, the value of each column; empty where it has none."""
-    headings = dict.fromkeys(heading for column in columns for heading in column)
+def _side_by_side(results: Sequence[Result]) -> dict[str, dict[str, list[str]]]:
+    """Heading -> name -> one value per result, or "" without one. Shared names come first."""
     table: dict[str, dict[str, list[str]]] = {}
-    for heading in headings:
-        names = dict.fromkeys(name for column in columns for name in column[heading])
-        table[heading] = {name: [c[heading].get(name, "") for c in columns] for name in names}
-    return table
+    for i, result in enumerate(results):
+        for heading, rows in result.details.items():
+            for name, value in rows.items():
+                row = table.setdefault(heading, {}).setdefault(name, [""] * len(results))
+                row[i] = value
+    return {
+        heading: dict(sorted(rows.items(), key=lambda row: "" in row[1]))
+        for heading, rows in table.items()
+    }

@@ -1,52 +1,65 @@
-"""What predict.py says of songs: a line each, and files for other programs."""
+"""What a model says about songs: in memory, as a line of text, and in files."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from artistid import metrics as scoring
+from artistid import metrics
 from artistid.foundation.errors import printable
 from artistid.foundation.files import replacing, write_json
 
-N_NAMED = 3  # artists
+N_NAMED = 3  # artists in a line or a file
+
+Ranked = Sequence[tuple[str, float]]  # artists with their probabilities, most probable first
 
 
 @dataclass(frozen=True)
-class Prediction:
-    song: Path
-    best: list[tuple[str, float]]  # artists and their probabilities, best first
+class SongPrediction:
+    """Calibrated posteriors of one song, over all of it and by excerpt."""
 
-    def line(self, width: int) -> str:
-        """For people; `width` is that of the longest song's name."""
-        named = ", ".join(f"{artist} {probability:.0%}" for artist, probability in self.best)
-        return f"{printable(self.song.name):{width}}  {printable(named)}"
+    artists: tuple[str, ...]
+    posterior: NDArray[np.float64]  # (artists,), of the whole song
+    excerpts: NDArray[np.float64]  # (excerpts, artists)
+    starts_s: NDArray[np.float64]  # (excerpts,), seconds
+    ends_s: NDArray[np.float64]  # (excerpts,), seconds
+    samples: NDArray[np.float32]  # (samples,), what the model listened to
+    sample_rate: int  # Hz
+    note: str = ""  # what to know about the file
+
+    def top(self, k: int = N_NAMED) -> list[tuple[str, float]]:
+        """The `k` most probable artists with their probabilities."""
+        return metrics.top_artists(self.posterior, self.artists, k)
 
 
-def prediction(song: Path, posteriors: NDArray[np.float64], artists: Sequence[str]) -> Prediction:
-    """The likeliest of the `artists`; `posteriors`, (artists,), are calibrated."""
-    order = scoring.ranking(posteriors)[:N_NAMED]
-    return Prediction(song, [(artists[i], float(posteriors[i])) for i in order])
+def line(song: Path, top: Ranked, width: int) -> str:
+    """For the screen; `width` is that of the longest song name."""
+    named = ", ".join(f"{artist} {probability:.0%}" for artist, probability in top)
+    return f"{printable(song.name):{width}}  {printable(named)}"
 
 
-def write(predictions: Sequence[Prediction], json_file: Path | None, csv_file: Path | None) -> None:
-    """{"path": [{"artist": ..., "probability": ...}, ...], ...}; and a row for each song."""
-    keys = ("artist", "probability")
-    if json_file:
-        content = {
-            str(p.song): [dict(zip(keys, pair, strict=True)) for pair in p.best]
-            for p in predictions
-        }
-        write_json(json_file, content)
-    if csv_file:
-        header = ["song", *(f"{key}_{n + 1}" for n in range(N_NAMED) for key in keys)]
-        with (
-            replacing(csv_file) as temporary,
-            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as f,
-        ):
-            rows = csv.writer(f)
-            rows.writerow(header)
-            rows.writerows([p.song, *(x for pair in p.best for x in pair)] for p in predictions)
+def write_predictions_json(path: Path, predictions: Mapping[Path, Ranked]) -> None:
+    """{"song.mp3": [{"artist": ..., "probability": ...}, ...], ...}"""
+    content = {
+        str(song): [{"artist": artist, "probability": p} for artist, p in top]
+        for song, top in predictions.items()
+    }
+    write_json(path, content)
+
+
+def write_predictions_csv(path: Path, predictions: Mapping[Path, Ranked]) -> None:
+    """A header, then one row per song: song, artist_1, probability_1, artist_2, ..."""
+    header = ["song"]
+    for rank in range(1, N_NAMED + 1):
+        header += [f"artist_{rank}", f"probability_{rank}"]
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        rows = csv.writer(file)
+        rows.writerow(header)
+        for song, top in predictions.items():
+            rows.writerow([song, *(value for pair in top for value in pair)])

@@ -1,0 +1,66 @@
+"""The model card: everything needed to use a saved model, besides its weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from artistid.foundation.errors import UserError, first_line
+
+FORMAT = 3  # raised when the meaning of a card or of the weights beside it changes
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    task: str  # "task1", "task2", "task2_baseline"
+    artists: tuple[str, ...]  # in the order of the posteriors
+    input: Mapping[str, Any]  # fields of FeatureSettings, MelSettings, or an encoder's Identity
+    network: Mapping[str, Any]  # every width; empty for task 1
+    crop_frames: int  # frames of the input classified at a time; 0 for task 1
+    temperature: float = 1.0  # calibrates the posteriors of songs
+    source: str = "mix"  # what of a song the model listens to
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_card(values: Any, path: Path) -> ModelCard:
+    """The card in `values`, parsed from JSON; `path` is the model's, for the message.
+
+    Raises UserError for a card of another version or one that is not whole."""
+    version = values.get("format") if isinstance(values, dict) else None
+    if version != FORMAT:
+        raise UserError(
+            f"{path}: trained by another version of artistid (model format {version}, this one "
+            f"reads {FORMAT}); train it again"
+        )
+    try:
+        card = ModelCard(**{**values, "artists": tuple(map(str, values["artists"]))})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a complete model card: {first_line(error)}") from error
+    numbers = (card.temperature, card.crop_frames)
+    are_numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+    if not (are_numbers and card.temperature > 0 and card.artists):
+        raise UserError(f"{path}: not a complete model card: artists, temperature or crop_frames")
+    return card
+
+
+def parse_card(text: str, path: Path) -> ModelCard:
+    """As `read_card`, from the text of a JSON file."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a model card: {first_line(error)}") from error
+    return read_card(values, path)
+
+
+def restored(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """A settings dataclass from a card, where tuples have become lists.
+
+    Raises ValueError or TypeError for values it does not have."""
+    unknown = values.keys() - {field.name for field in fields(kind)}
+    if unknown:
+        raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
