@@ -1,4 +1,4 @@
-"""MusicFM in plain PyTorch: the pretrained encoder, for inference."""
+"""MusicFM in plain PyTorch: a pretrained music encoder, for inference."""
 
 from musicfm.checkpoint import load_checkpoint
 from musicfm.encoder import MusicFM, MusicFMConfig

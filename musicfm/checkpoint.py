@@ -1,7 +1,7 @@
-"""Read the official checkpoint and its statistics, and fold its batch normalisations.
+"""Read an official checkpoint and its statistics, and fold batch normalisation into convolutions.
 
 A checkpoint is {"state_dict": {"model.<name>": tensor}} in torch's format, or the same tensors in
-safetensors. Both are read as data; a pickle that would run code is refused.
+safetensors. Loading one never runs code: a pickle that would is refused.
 """
 
 import json
@@ -20,11 +20,11 @@ from musicfm.encoder import MusicFM, MusicFMConfig
 from musicfm.published import CheckpointError, require_whole
 
 BATCH_NORM_EPS = 1e-5
-NOT_OF_THE_ENCODER = re.compile(  # names that a checkpoint has beside the encoder's
+UNUSED = re.compile(  # tensors of a checkpoint that the encoder does not need
     r"quantizer_.*|linear\..*|cls_token|preprocessor_.*|conformer\.embed_positions\.inv_freq"
     r"|conformer\.pos_conv_embed\..*|.*\.num_batches_tracked"
 )
-MEAN, STD = "melspec_2048_mean", "melspec_2048_std"  # names in the file of statistics
+MEAN, STD = "melspec_2048_mean", "melspec_2048_std"  # keys in the statistics file
 
 OFFICIAL = MusicFMConfig()
 
@@ -34,88 +34,76 @@ State = Mapping[str, Tensor]
 def load_checkpoint(weights: Path, stats: Path, config: MusicFMConfig = OFFICIAL) -> MusicFM:
     """The encoder with the weights of a checkpoint, in eval mode, on the CPU, in float32.
 
-    Raises FileNotFoundError, or CheckpointError for files that are damaged or of another model."""
+    Raises FileNotFoundError, or CheckpointError if a file is damaged or from another model."""
     state = read_state(weights, config)
     with torch.device("meta"):
         model = MusicFM(config, *read_stats(stats))
-    # most tensors stay where they are, in the mapped file
+    # most tensors stay in the memory-mapped file
     model.load_state_dict(_folded(state, config), assign=True)
     model.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval().requires_grad_(False)
 
 
 def read_state(path: Path, config: MusicFMConfig) -> dict[str, Tensor]:
-    """The encoder's tensors by their official names, as `official_shapes` has them."""
+    """The encoder's tensors under their official names, checked against `official_shapes`."""
     require_whole(path)
     try:
-        state = _read(path)
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: holds more than tensors, and loading it could run code: refused; "
-            "use the published file (python3 -m musicfm download)"
+            f"{path}: refused, because loading it could run code; use the published file "
+            "(python3 -m musicfm download)"
         ) from error
     except (RuntimeError, SafetensorError, EOFError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"{path}: truncated or not a checkpoint ({reason}); download it again"
+            f"{path}: truncated, or not a checkpoint ({reason}); download it again"
         ) from error
-    _check(path, state, official_shapes(config))
-    return state
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        content: Any = safetensors.torch.load_file(path)
-    else:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
         content = {}
     named = {str(name).removeprefix("model."): tensor for name, tensor in content.items()}
-    return {name: t for name, t in named.items() if not NOT_OF_THE_ENCODER.fullmatch(name)}
+    state = {name: tensor for name, tensor in named.items() if not UNUSED.fullmatch(name)}
+    _require_shapes(path, state, official_shapes(config))
+    return state
 
 
-def _check(path: Path, state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise CheckpointError where names or shapes are not those of `shapes`."""
+def _require_shapes(path: Path, state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError if names or shapes differ from `shapes`."""
+    faults = []
     missing, unknown = shapes.keys() - state.keys(), state.keys() - shapes.keys()
-    wrong = [
-        f"{name} is {getattr(state[name], 'shape', None)}, not {shape}"
-        for name, shape in shapes.items()
-        if name in state and getattr(state[name], "shape", None) != shape
-    ]
-    faults = [
-        f"{len(names)} {kind}, such as {', '.join(sorted(names)[:3])}"
-        for kind, names in (("missing", missing), ("unknown", unknown))
-        if names
-    ] + wrong[:1]
+    for kind, names in (("missing", missing), ("unknown", unknown)):
+        if names:
+            faults.append(f"{len(names)} {kind}, such as {', '.join(sorted(names)[:3])}")
+    for name in sorted(shapes.keys() & state.keys()):
+        found = getattr(state[name], "shape", None)
+        if found != shapes[name]:
+            faults.append(f"{name} is {found}, not {shapes[name]}")
+            break
     if faults:
-        raise CheckpointError(f"{path}: of another model: {'; '.join(faults)}")
+        raise CheckpointError(f"{path}: weights of another model: {'; '.join(faults)}")
 
 
 def read_stats(path: Path) -> tuple[float, float]:
-    """Mean and standard deviation of the log-mels that the model was trained on, in dB."""
+    """Mean and standard deviation, in dB, of the log-mels that the model was trained on."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         mean, std = float(values[MEAN]), float(values[STD])
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: not the statistics of a checkpoint, a JSON object with {MEAN} and {STD}"
+            f"{path}: not a statistics file, which is a JSON object with {MEAN} and {STD}"
         ) from error
     if not std > 0:
-        raise CheckpointError(f"{path}: {STD} is {std}, not above 0")
+        raise CheckpointError(f"{path}: {STD} is {std}, must be above 0")
     return mean, std
 
 
-def convert(weights: Path, out: Path, config: MusicFMConfig = OFFICIAL) -> None:
-    """Write the encoder's tensors to `out`, in safetensors, under their official names."""
-    unfinished = out.with_name(f"{out.name}.part")
-    safetensors.torch.save_file(read_state(weights, config), unfinished)
-    unfinished.replace(out)
-
-
 def official_shapes(config: MusicFMConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of the encoder in an official checkpoint."""
+    """Official names and shapes of all tensors of the encoder."""
     c, d, f = config.conv_dim, config.encoder_dim, config.ff_dim
     shapes: dict[str, tuple[int, ...]] = {}
     for block, n_in in enumerate((1, c)):
@@ -153,7 +141,7 @@ def _norm(name: str, size: int, is_batch_norm: bool = False) -> dict[str, tuple[
 
 
 def _folded(state: State, config: MusicFMConfig) -> dict[str, Tensor]:
-    """The weights of `MusicFM`."""
+    """The state dict of `MusicFM`."""
     ours: dict[str, Tensor] = {}
     for number in range(2):
         block, mine = f"conv.conv.{number}", f"subsampling.blocks.{number}"
@@ -171,7 +159,7 @@ def _folded(state: State, config: MusicFMConfig) -> dict[str, Tensor]:
 
 
 def _layer(state: State, layer: str) -> dict[str, Tensor]:
-    """The weights of a `Layer`."""
+    """The state dict of a `Layer`."""
     same = {
         "first_half.0": "ffn1_layer_norm",
         "first_half.1": "ffn1.intermediate_dense",
@@ -198,7 +186,7 @@ def _layer(state: State, layer: str) -> dict[str, Tensor]:
 
 
 def _with_norm(state: State, convolution: str, norm: str) -> list[Tensor]:
-    """Weight and bias of a convolution that does what it and its batch normalisation did."""
+    """Weight and bias of one convolution that equals `convolution` followed by `norm`."""
     scale, shift, mean, variance = (
         state[f"{norm}.{kind}"].double()
         for kind in ("weight", "bias", "running_mean", "running_var")
@@ -215,7 +203,7 @@ def _both(state: State, name: str) -> list[Tensor]:
 
 
 def _stacked(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
-    """Of two layers that read the same input."""
+    """One layer in place of two that have the same input."""
     return [torch.cat(two) for two in zip(first, second, strict=True)]
 
 

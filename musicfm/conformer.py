@@ -1,5 +1,5 @@
-"""A layer of the Conformer (Gulati et al. 2020, arXiv 2005.08100) as MusicFM has it: that of
-transformers' Wav2Vec2Conformer with rotary positions, of which the weights were trained."""
+"""One Conformer layer (Gulati et al. 2020, arXiv 2005.08100), equivalent to the one MusicFM was
+trained with: Wav2Vec2Conformer of transformers, with rotary positions."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,8 @@ from musicfm.linear import Linear
 
 
 def rotations(n_frames: int, head_dim: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (frames, 1, head_dim / 2) of each position's angles, on `like`'s device."""
+    """Cosines and sines of the angles of each position, (frames, 1, head_dim / 2), on the device
+    of `like`."""
     powers = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32) / head_dim
     positions = torch.arange(n_frames, device=like.device, dtype=torch.float32)
     angles = (positions[:, None] / base**powers)[:, None, :]
@@ -17,16 +18,16 @@ def rotations(n_frames: int, head_dim: int, base: float, like: Tensor) -> tuple[
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn each pair of dimensions (i, i + head_dim / 2) of (batch, frames, heads, head_dim) by
-    its frame's angles (Su et al. 2021, arXiv 2104.09864)."""
+    """Rotate each pair of dimensions (i, i + head_dim / 2) of (batch, frames, heads, head_dim) by
+    the angles of its frame (Su et al. 2021, arXiv 2104.09864)."""
     first, second = heads.float().chunk(2, dim=-1)
-    turned = [first * cosines - second * sines, second * cosines + first * sines]
-    return torch.cat(turned, dim=-1).to(heads.dtype)
+    rotated = [first * cosines - second * sines, second * cosines + first * sines]
+    return torch.cat(rotated, dim=-1).to(heads.dtype)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention. Positions are rotated into the input of the query and key
-    projections, not into their output as in later models; values have none."""
+    """Multi-head self-attention. The rotary positions apply to the input of the query and key
+    projections, not to their output as in later models; values have no positions."""
 
     def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__()
@@ -37,8 +38,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
         shape = (*x.shape[:2], self.n_heads, -1)  # (batch, frames, heads, head_dim)
-        turned = rotate(x.view(shape), *positions).flatten(2)
-        query, key = self.query_key(turned).chunk(2, dim=-1)
+        rotated = rotate(x.view(shape), *positions).flatten(2)
+        query, key = self.query_key(rotated).chunk(2, dim=-1)
         q, k, v = (t.reshape(shape).transpose(1, 2) for t in (query, key, self.value(x)))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         output: Tensor = self.output(attended)
@@ -46,7 +47,8 @@ class Attention(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Gated pointwise, depthwise with its batch normalisation in its weights, pointwise."""
+    """Pointwise with a gate, depthwise, pointwise. The weights of the depthwise convolution include
+    its batch normalisation."""
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()

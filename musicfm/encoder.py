@@ -12,7 +12,7 @@ from musicfm.frontend import N_FFT, SAMPLE_RATE, Subsampling, log_mel
 
 @dataclass(frozen=True)
 class MusicFMConfig:
-    """The sizes; the defaults are those of the published weights."""
+    """Sizes of the network; the defaults are those of the published weights."""
 
     n_mels: int = 128
     conv_dim: int = 512  # channels of the convolutions before the Conformer
@@ -25,11 +25,11 @@ class MusicFMConfig:
 
 
 class MusicFM(nn.Module):
-    """`load_checkpoint` makes one with trained weights. Moves and changes precision by `.to`;
-    the spectrogram is computed in float32 in any case."""
+    """Use `load_checkpoint` to get one with trained weights. `.to` moves it and sets its precision;
+    the spectrogram is always computed in float32."""
 
     def __init__(self, config: MusicFMConfig, mel_mean: float, mel_std: float) -> None:
-        """`mel_mean` and `mel_std` are what the weights' log-mels were normalised with, in dB."""
+        """`mel_mean` and `mel_std`, in dB, normalise the log-mels as in training."""
         super().__init__()
         self.config, self.mel_mean, self.mel_std = config, mel_mean, mel_std
         dim = config.encoder_dim
@@ -42,23 +42,24 @@ class MusicFM(nn.Module):
 
     @torch.inference_mode()
     def hidden_state(self, waveform: Tensor, layer: int) -> Tensor:
-        """(batch, samples) at 24 kHz in [-1, 1] -> (batch, frames, dim) at 25 Hz after `layer`: 0
-        is what enters the first layer, 12 what leaves the last. Layers above are not computed.
+        """(batch, samples) at 24 kHz in [-1, 1] -> (batch, frames, dim) at 25 Hz after `layer`.
 
-        Excerpts of a batch have one length: there is no mask that would hide a padding. Raises
-        ValueError for a layer that there is not, or fewer samples than half a window."""
+        Layer 0 is the input of the first layer, 12 the output of the last, after the closing layer
+        norm. Layers above `layer` are not computed. All excerpts of a batch must have the same
+        length, because padding would not be masked. Raises ValueError for a layer that does not
+        exist, or a waveform of half a window or less."""
         depth = self.config.encoder_depth
         if not 0 <= layer <= depth:
-            raise ValueError(f"layer {layer}: there are 0 to {depth}")
+            raise ValueError(f"layer {layer}: must be 0 to {depth}")
         if waveform.ndim != 2 or waveform.shape[1] <= N_FFT // 2:
             raise ValueError(
-                f"a waveform of shape {tuple(waveform.shape)}: (batch, samples) is needed, with "
-                f"more than {N_FFT // 2} samples ({N_FFT / 2 / SAMPLE_RATE:.3f} s)"
+                f"waveform of shape {tuple(waveform.shape)}: must be (batch, samples) with more "
+                f"than {N_FFT // 2} samples ({N_FFT / 2 / SAMPLE_RATE:.3f} s)"
             )
         mel = (log_mel(waveform, self.config.n_mels) - self.mel_mean) / self.mel_std
         x: Tensor = self.subsampling(mel)
         head_dim = self.config.encoder_dim // self.config.n_heads
         positions = rotations(x.shape[1], head_dim, self.config.rotary_base, like=x)
-        for one in self.layers[:layer]:
-            x = one(x, positions)
+        for conformer_layer in self.layers[:layer]:
+            x = conformer_layer(x, positions)
         return self.norm(x) if layer == depth else x

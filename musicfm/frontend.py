@@ -1,11 +1,11 @@
-"""From audio to the encoder's frames: log-mel spectrogram, normalisation, convolutions.
+"""From audio to encoder frames: log-mel spectrogram and convolutions.
 
-Facts are those of the official code, github.com/minzwon/musicfm, modules/features.py and conv.py.
+Follows the official code, github.com/minzwon/musicfm, modules/features.py and conv.py.
 """
 
 from functools import cache
 
-# by name and at once: several processes that load them first can spoil numba's compiled files
+# loaded at import: processes that load them at the same time can corrupt numba's cache
 import librosa.filters
 import librosa.util.utils
 import torch
@@ -16,12 +16,12 @@ from musicfm.linear import Linear
 
 SAMPLE_RATE = 24_000  # Hz
 N_FFT, HOP = 2_048, 240  # samples
-FLOOR = 1e-10  # of a band's power
-STRIDE = 4  # frames of the spectrogram that become one of the encoder
+FLOOR = 1e-10  # lowest power of a mel band
+STRIDE = 4  # spectrogram frames per encoder frame
 
 
 def log_mel(audio: Tensor, n_mels: int) -> Tensor:
-    """(batch, samples) at 24 kHz -> (batch, n_mels, samples // 240) in decibels, in float32."""
+    """(batch, samples) at 24 kHz -> (batch, n_mels, samples // 240), in dB, float32."""
     window, filters = _constants(n_mels, audio.device)
     with torch.autocast(audio.device.type, enabled=False):
         spectrum = torch.stft(
@@ -33,16 +33,16 @@ def log_mel(audio: Tensor, n_mels: int) -> Tensor:
 
 @cache
 def _constants(n_mels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Window (n_fft,) and mel filters (n_mels, bins); no weights, so they stay in float32."""
+    """Window, (n_fft,), and mel filters, (n_mels, bins), always in float32."""
     filters = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels, htk=True, norm=None)
     return torch.hann_window(N_FFT, device=device), torch.from_numpy(filters).to(device)
 
 
 class Residual(nn.Module):
-    """(batch, channels, bands, frames) -> (batch, n_out, bands / 2, frames / 2), rounded up.
+    """(batch, channels, mels, frames) -> (batch, n_out, mels / 2, frames / 2), rounded up.
 
-    Each convolution has its batch normalisation in its weights; the first one and that of the
-    shortcut read the same input, so they are one."""
+    The weights of each convolution include its batch normalisation. `entry` is two convolutions of
+    the same input in one: the first of the block and that of its shortcut."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Residual(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """(batch, n_mels, frames), normalised -> (batch, frames / 4, dim), rounded up twice."""
+    """Normalised log-mel (batch, n_mels, frames) -> (batch, frames / 4, dim), rounded up twice."""
 
     def __init__(self, n_mels: int, channels: int, dim: int) -> None:
         super().__init__()
@@ -64,6 +64,6 @@ class Subsampling(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         image = self.blocks(mel.unsqueeze(1).to(self.linear.weight.dtype))
-        # (batch, channels, bands, frames) -> (batch, frames, channels x bands)
+        # (batch, channels, mels, frames) -> (batch, frames, channels x mels)
         features: Tensor = self.linear(image.permute(0, 3, 1, 2).flatten(2))
         return features

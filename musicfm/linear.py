@@ -1,4 +1,4 @@
-"""The linear layers, where most of the Conformer's time goes."""
+"""The linear layers, where the Conformer spends most of its time."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 class Linear(nn.Linear):
     """(batch, frames, n_in) -> (batch, frames, n_out).
 
-    In float32 on the CPU it is computed as a convolution of one frame: torch gives matrix products
-    to MKL, which holds back on processors that are not Intel's, and convolutions to oneDNN, which
-    does not (2.2 times faster on an AMD EPYC)."""
+    In float32 on the CPU it runs as a convolution with a kernel of one frame. torch computes matrix
+    products with MKL, which is slow on processors other than Intel's, and convolutions with oneDNN,
+    which is not (2.2 times faster on an AMD EPYC)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dtype != torch.float32:

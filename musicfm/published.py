@@ -1,6 +1,6 @@
-"""The published weights: which files there are, where they are found, and how to get them.
+"""The published weights: their names and digests, where to look for them, how to download them.
 
-Sizes and digests are of the hub repository minzwon/MusicFM at REVISION.
+Sizes and digests refer to REVISION of the hub repository minzwon/MusicFM.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Published:
-    """Weights and the statistics that belong to them."""
+    """A checkpoint: weights and the statistics that belong to them."""
 
     weights: PublishedFile
     stats: PublishedFile
@@ -63,11 +63,11 @@ FILES = {file.name: file for pair in PUBLISHED.values() for file in (pair.weight
 
 
 class CheckpointError(ValueError):
-    """A file that is not what it should be; the message names it, and what to do."""
+    """A damaged or wrong file; the message names it and says what to do."""
 
 
 class DownloadError(Exception):
-    """What stood in the way of a download, and what to do."""
+    """A failed download; the message says why and what to do."""
 
 
 def sha256(path: Path) -> str:
@@ -76,7 +76,7 @@ def sha256(path: Path) -> str:
 
 
 def find(name: Name) -> tuple[Path, Path] | None:
-    """Weights and statistics, where both are in musicfm/data or in the hub's local cache."""
+    """Weights and statistics, if both are in musicfm/data or both in the hub's local cache."""
     pair = PUBLISHED[name]
     for folder in (DATA, _hub_folder(pair.weights.name)):
         if folder and all((folder / file.name).is_file() for file in (pair.weights, pair.stats)):
@@ -90,12 +90,12 @@ def _hub_folder(file: str) -> Path | None:
 
 
 def stats_beside(weights: Path) -> Path:
-    """Where the statistics of a file of weights are: pretrained_X.pt has X_stats.json beside it."""
+    """The statistics that belong to `weights`: X_stats.json beside pretrained_X.pt."""
     return weights.with_name(weights.stem.removeprefix("pretrained_") + "_stats.json")
 
 
 def require_whole(path: Path) -> None:
-    """Raise CheckpointError for a published file that is shorter than it should be."""
+    """Raise CheckpointError if `path` has the name of a published file, but is shorter."""
     published = FILES.get(path.name)
     size = path.stat().st_size
     if published and size < published.size:
@@ -106,13 +106,13 @@ def require_whole(path: Path) -> None:
 
 
 def known_as(digest: str) -> str | None:
-    """Name of the published file with that SHA-256."""
+    """Name of the published file with this SHA-256, if any."""
     return next((file.name for file in FILES.values() if file.sha256 == digest), None)
 
 
 def download(name: Name, folder: Path = DATA) -> tuple[Path, Path]:
-    """Fetch weights and statistics into `folder`, going on where an earlier download stopped, and
-    check them. Raises DownloadError."""
+    """Download weights and statistics into `folder`, or the rest of them, and check their digests.
+    Returns their paths. Raises DownloadError."""
     pair = PUBLISHED[name]
     weights, stats = (_fetch(file, folder) for file in (pair.weights, pair.stats))
     return weights, stats
@@ -123,19 +123,19 @@ def _fetch(file: PublishedFile, folder: Path) -> Path:
     if _is_good(path, file):
         return path
     path.unlink(missing_ok=True)
-    huggingface_hub.logging.set_verbosity_error()  # it counts its attempts
+    huggingface_hub.logging.set_verbosity_error()  # no line for every attempt
     try:
         huggingface_hub.hf_hub_download(REPOSITORY, file.name, revision=REVISION, local_dir=folder)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise DownloadError(
-            f"{file.name} can't be downloaded ({type(error).__name__}): get it where there is a "
-            f"network, from the hub repository {REPOSITORY}, and its stats, and put both into "
-            f"{folder}"
+            f"{file.name} cannot be downloaded ({type(error).__name__}): on a machine with a "
+            f"network, get weights and statistics from the hub repository {REPOSITORY}, then copy "
+            f"both into {folder}"
         ) from error
     if not _is_good(path, file):
         raise DownloadError(
-            f"{path}: not the published file ({path.stat().st_size:,} of {file.size:,} bytes, or "
-            "other content); delete it and download it again"
+            f"{path}: differs from the published file ({path.stat().st_size:,} of {file.size:,} "
+            "bytes); delete it and download it again"
         )
     return path
 

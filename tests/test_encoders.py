@@ -1,5 +1,8 @@
 import logging
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,80 +10,70 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tyro
 from conftest import hum, write_audio
 from numpy.random import Generator
 from numpy.typing import NDArray
 from test_musicfm import STATS, TINY, WEIGHTS, Payload
+from torch import Tensor, nn
 
-import musicfm.published
-from artistid.audio.decode import AudioError, cache
-from artistid.audio.decode import decode as audio
+from artistid.audio import cache, source
+from artistid.audio.decode import AudioError
 from artistid.audio.extraction import extract
 from artistid.dataset.corpus import Track
-from artistid.encoders.registry import musicnn
-from artistid.encoders.registry import registry as encoders
+from artistid.encoders import musicfm, musicnn, registry
+from artistid.encoders.base import EMBEDDINGS, Encoder, Identity
+from artistid.encoders.registry import EncoderSettings
 from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Workers
-from musicfm import load_checkpoint
+from musicfm import load_checkpoint, published
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny MusicFM, by the names that the published one has, for as long as a test lasts."""
+    """A tiny MusicFM checkpoint with its statistics; no published one is found."""
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "pretrained_tiny.pt").write_bytes(WEIGHTS.read_bytes())
     (folder / "tiny_stats.json").write_bytes(STATS.read_bytes())
-    monkeypatch.setattr(encoders, "load_checkpoint", partial(load_checkpoint, config=TINY))
-    monkeypatch.setattr(musicfm.published, "find", lambda _: None)
-    encoders._musicfm.cache_clear()
-    encoders._loaded.cache_clear()
+    monkeypatch.setattr(musicfm, "load_checkpoint", partial(load_checkpoint, config=TINY))
+    monkeypatch.setattr(published, "find", lambda _: None)
     return folder / "pretrained_tiny.pt"
 
 
-@pytest.fixture
-def tracks(tmp_path: Path, rng: Generator) -> list[Track]:
-    """Two songs of one name in different albums."""
-    made = []
-    for album in "ab":
-        path = tmp_path / album / "01-Intro.wav"
-        write_audio(path, hum(ord(album), rng, seconds=4.0))
-        made.append(Track(path, album, "train", "artist", album))
-    return made
+def find(
+    encoder: str, weights: Path | None = None, layer: int = 2, precision: str = "fp32"
+) -> Encoder:
+    return registry.find(EncoderSettings(encoder, weights, layer), CPU, precision)
 
 
-@pytest.fixture
-def embed(tracks: list[Track], tmp_path: Path) -> Callable[[encoders.Found], dict[str, Any]]:
-    """Embeddings of both songs by album, and under "made" how many were not cached yet."""
-
-    def run(found: encoders.Found) -> dict[str, Any]:
-        extraction = extract(tracks, found.recipe, tmp_path / "cache", workers=Workers(1))
-        extraction.require_all()
-        rows: dict[str, Any] = {"made": round(extraction.heard_s / 4.0)}
-        for track, path in extraction.entries.items():
-            with cache.opened(path) as file:
-                rows[track.album] = file.get_tensor(encoders.NAME)
-        return rows
-
-    return run
+# --- excerpts of a song ------------------------------------------------------------------------
 
 
-# --- songs in excerpts -------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Recorder(Encoder):
+    """Its embedding of an excerpt is the first and the last sample; notes the batches."""
 
+    shapes: list[tuple[int, ...]] = field(default_factory=list, compare=False)
+    loaded: list[str] = field(default_factory=list, compare=False)
+    excerpt, n_fft = 10, 5
 
-class Recorder:
-    """An encoder that notes what it is given, and finds of an excerpt its first and last sample."""
+    def load(self) -> nn.Module:
+        self.loaded.append(self.name)
+        return nn.Identity()
 
-    sample_rate, n_fft, excerpt, at_once = 100, 5, 10, 2
-
-    def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-
-    def embed(self, batch: torch.Tensor) -> torch.Tensor:
+    def embed(self, batch: Tensor) -> Tensor:
         self.shapes.append(tuple(batch.shape))
-        return torch.stack([batch[:, 0], batch[:, -1]], dim=1)
+        result: Tensor = self.network(torch.stack([batch[:, 0], batch[:, -1]], dim=1))
+        return result
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    identity = Identity(str(tmp_path), "", "", 0, "fp32", 100)
+    return Recorder(identity, CPU, dim=2, at_once=2, place="here")
 
 
 @pytest.mark.parametrize(
@@ -93,106 +86,153 @@ class Recorder:
         (7, [(0, 6)], [(1, 7)]),
     ],
 )
-def test_the_whole_song_is_heard_and_nothing_is_padded(
-    n: int, rows: list[tuple[int, int]], shapes: list[tuple[int, int]]
+def test_excerpts_cover_the_whole_song_without_padding(
+    recorder: Recorder, n: int, rows: list[tuple[int, int]], shapes: list[tuple[int, int]]
 ) -> None:
-    recorder = Recorder()
-    found = encoders.song_embeddings(np.arange(n, dtype=np.float32), recorder, CPU)
-    assert found.tolist() == [list(row) for row in rows]
+    embeddings = recorder.song_embeddings(np.arange(n, dtype=np.float32))
+    assert embeddings.tolist() == [list(row) for row in rows]
     assert recorder.shapes == shapes
 
 
-def test_a_song_shorter_than_a_frame_is_refused() -> None:
-    with pytest.raises(AudioError, match="shorter than a frame: 4 samples at 100 Hz, of 5"):
-        encoders.song_embeddings(np.zeros(4, dtype=np.float32), Recorder(), CPU)
+def test_a_song_shorter_than_a_frame_is_refused(recorder: Recorder) -> None:
+    with pytest.raises(AudioError, match="too short: 4 samples at 100 Hz, one frame needs 5"):
+        recorder.song_embeddings(np.zeros(4, dtype=np.float32))
 
 
-def test_a_gpu_that_is_too_small_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_gpu_memory_names_the_device(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Recorder, "embed", fail)
-    with pytest.raises(UserError, match="out of memory on cpu: use --device cpu"):
-        encoders.song_embeddings(np.zeros(20, dtype=np.float32), Recorder(), CPU)
+    with pytest.raises(UserError, match="out of memory on cpu; use --device cpu"):
+        recorder.song_embeddings(np.zeros(20, dtype=np.float32))
 
 
-# --- what embeddings are -----------------------------------------------------------------------
+def test_the_network_is_loaded_once_per_process(recorder: Recorder) -> None:
+    copies = [replace(recorder) for _ in range(8)]  # as unpickled for each song
+    song = np.zeros(20, dtype=np.float32)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda copy: copy.song_embeddings(song), copies))
+    assert len(recorder.loaded) == 1
+    other = replace(recorder, identity=replace(recorder.identity, layer=1))
+    other.song_embeddings(song)
+    assert len(recorder.loaded) == 2
 
 
-def patches(samples: NDArray[np.float32]) -> torch.Tensor:
-    """The first and the last three seconds."""
-    n = musicnn.PATCH_SAMPLES
-    return torch.from_numpy(np.stack([samples[:n], samples[-n:]]))
+def test_encoders_are_sent_to_workers_without_their_weights(weights: Path) -> None:
+    for encoder in (find("musicnn"), find("musicfm", weights)):
+        assert encoder.network is encoder.network
+        assert len(pickle.dumps(encoder.recipe)) < 2_000
+        received = pickle.loads(pickle.dumps(encoder))
+        assert received == encoder
+        assert received.network is encoder.network
 
 
-def test_musicnn_pools_each_patch(
-    embed: Callable[[encoders.Found], dict[str, Any]], tracks: list[Track]
-) -> None:
-    rows = embed(encoders.find("musicnn", None, 7, CPU, "fp32"))
-    network = musicnn.load()
+# --- embeddings --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tracks(tmp_path: Path, rng: Generator) -> list[Track]:
+    """Two songs with the same file name, in different albums, at 16 kHz."""
+    made = []
+    for album in "ab":
+        path = tmp_path / album / "01-Intro.wav"
+        write_audio(path, hum(ord(album), rng, seconds=4.0))
+        made.append(Track(path, album, "train", "artist", album))
+    return made
+
+
+def extracted(tracks: list[Track], encoder: Encoder, folder: Path) -> list[NDArray[np.float32]]:
+    entries = extract(tracks, encoder.recipe, folder, workers=Workers(1)).entries
+    arrays = []
     for track in tracks:
-        samples = audio.load(track.path, 16_000).samples
+        with cache.opened(entries[track]) as file:
+            arrays.append(file.get_tensor(EMBEDDINGS))
+    return arrays
+
+
+def test_musicnn_pools_each_patch(tracks: list[Track], tmp_path: Path) -> None:
+    arrays = extracted(tracks, find("musicnn"), tmp_path / "cache")
+    network, n = musicnn.load(), musicnn.PATCH_SAMPLES
+    for track, array in zip(tracks, arrays, strict=True):
+        samples = source.load(track.path, 16_000).samples
+        patches = torch.from_numpy(np.stack([samples[:n], samples[-n:]]))
         with torch.inference_mode():
-            pooled, _ = network(musicnn.log_mel(patches(samples)))
-        np.testing.assert_allclose(rows[track.album], pooled, rtol=1e-4, atol=1e-4)
-    assert not np.allclose(rows["a"], rows["b"], atol=0.1)
+            pooled, _ = network(musicnn.log_mel(patches))
+        np.testing.assert_allclose(array, pooled, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(*arrays, atol=0.1)
 
 
 def test_musicfm_is_the_mean_of_a_layer_at_24_khz(
-    embed: Callable[[encoders.Found], dict[str, Any]], tracks: list[Track], weights: Path
+    tracks: list[Track], weights: Path, tmp_path: Path
 ) -> None:
-    rows = embed(encoders.find("musicfm", weights, 2, CPU, "fp32"))
+    arrays = extracted(tracks, find("musicfm", weights, layer=2), tmp_path / "cache")
     model = load_checkpoint(WEIGHTS, STATS, TINY)
-    for track in tracks:
-        samples = audio.load(track.path, 24_000).samples
+    for track, array in zip(tracks, arrays, strict=True):
+        samples = source.load(track.path, 24_000).samples
         assert len(samples) == 4 * 24_000
-        expected = model.hidden_state(torch.from_numpy(samples)[None], 2).mean(1)
-        np.testing.assert_allclose(rows[track.album], expected, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(rows["a"], rows["b"], atol=1e-3)
+        hidden = model.hidden_state(torch.from_numpy(samples)[None], 2)
+        np.testing.assert_allclose(array, hidden.mean(1), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(*arrays, atol=1e-3)
 
 
-def test_what_changes_embeddings_makes_them_anew_and_nothing_else_does(
-    embed: Callable[[encoders.Found], dict[str, Any]],
-    tracks: list[Track],
-    weights: Path,
-    tmp_path: Path,
-    rng: Generator,
+def test_precision_is_that_of_the_network(weights: Path, rng: Generator) -> None:
+    song = hum(3, rng, seconds=1.0)
+    exact, rough, again = (
+        find("musicfm", weights, precision=precision).song_embeddings(song)
+        for precision in ("fp32", "bf16", "fp32")
+    )
+    assert exact.dtype == rough.dtype == np.float32
+    assert 1e-4 < np.abs(exact - rough).max() < 0.1
+    np.testing.assert_array_equal(exact, again)
+
+
+@pytest.mark.parametrize(("encoder", "on_cpu"), [("musicnn", "processes"), ("musicfm", "here")])
+def test_device_and_size_decide_where_extraction_runs(
+    weights: Path, encoder: str, on_cpu: str
 ) -> None:
-    def made(layer: int = 2, precision: str = "fp32", path: Path = weights) -> int:
-        return int(embed(encoders.find("musicfm", path, layer, CPU, precision))["made"])
+    own = weights if encoder == "musicfm" else None
+    assert find(encoder, own).place == on_cpu
+    gpu = registry.find(EncoderSettings(encoder, own, 2), torch.device("cuda", 1), "fp32")
+    assert gpu.place == "threads"
+    assert gpu.recipe.place == "threads"
+    assert gpu.at_once > find(encoder, own).at_once
 
-    assert [made(), made()] == [2, 0]
-    assert [made(layer=1), made(layer=2)] == [2, 0]
-    assert [made(precision="bf16"), made(precision="fp32")] == [2, 0]
-    # the same weights elsewhere, and one song of another name
-    moved = tmp_path / "pretrained_other.pt"
+
+# --- cache keys --------------------------------------------------------------------------------
+
+
+def test_cache_digests_never_change() -> None:
+    """Another digest would make every user extract the whole corpus again."""
+    assert find("musicnn").recipe.digest == "9c585899aa867d92"
+    identity = Identity("musicfm", "ab" * 32, "cd" * 32, 7, "bf16", 24_000)
+    encoder = musicfm.MusicFMEncoder(identity, CPU, 1024, 1, "here", Path("w"), Path("s"))
+    assert encoder.recipe.digest == "0be91ed25fec8f04"
+
+
+def test_whatever_changes_embeddings_changes_the_digest(weights: Path, tmp_path: Path) -> None:
+    moved, stats = tmp_path / "pretrained_other.pt", tmp_path / "other_stats.json"
     moved.write_bytes(weights.read_bytes())
-    stats = tmp_path / "other_stats.json"
     stats.write_bytes(STATS.read_bytes())
-    tracks[0].path.rename(tracks[0].path.with_name("02.wav"))
-    tracks[0] = Track(tracks[0].path.with_name("02.wav"), "a", "train", "artist", "a")
-    assert made(path=moved) == 0
-    # other statistics, other weights, another song
+    basis = find("musicfm", weights).recipe.digest
+    assert find("musicfm", moved).recipe.digest == basis
+    digests = {
+        basis,
+        find("musicnn").recipe.digest,
+        find("musicfm", weights, layer=1).recipe.digest,
+        find("musicfm", weights, precision="bf16").recipe.digest,
+    }
     stats.write_text(stats.read_text().replace("6.76", "6.77"))
-    assert made(path=moved) == 2
+    digests.add(find("musicfm", moved).recipe.digest)
     state = torch.load(moved, weights_only=True)
     state["state_dict"]["model.conv.linear.bias"] += 0.1
     torch.save(state, moved)
-    assert made(path=moved) == 2
-    write_audio(tracks[1].path, hum(9, rng, seconds=4.0))
-    assert made(path=moved) == 1
-    assert embed(encoders.find("musicnn", None, 2, CPU, "fp32"))["made"] == 2
-    assert embed(encoders.find("musicnn", None, 3, CPU, "bf16"))["made"] == 0
-
-
-def test_where_it_computes_is_chosen_by_device_and_size(weights: Path) -> None:
-    small, large = (
-        encoders.find(name, path, 2, CPU, "fp32")
-        for name, path in (("musicnn", None), ("musicfm", weights))
-    )
-    assert (small.recipe.place, large.recipe.place) == ("processes", "here")
-    gpu = encoders.find("musicnn", None, 2, torch.device("cuda", 1), "fp32")
-    assert (gpu.recipe.place, gpu.source.device) == ("threads", "cuda:1")
+    digests.add(find("musicfm", moved).recipe.digest)
+    assert len(digests) == 6
+    # musicnn has neither layers nor precisions
+    assert find("musicnn", layer=3, precision="bf16") == find("musicnn")
 
 
 # --- which encoder -----------------------------------------------------------------------------
@@ -204,34 +244,47 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_without_weights_auto_is_musicnn_and_says_so(
+def test_the_command_line_offers_every_encoder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tyro.cli(EncoderSettings, args=[]) == EncoderSettings("auto", None, 7)
+    for name in ("auto", "musicfm", "musicnn"):
+        assert tyro.cli(EncoderSettings, args=["--encoder", name]).encoder == name
+    with pytest.raises(SystemExit):
+        tyro.cli(EncoderSettings, args=["--encoder", "x"])
+    assert "musicfm" in capsys.readouterr().err
+
+
+def test_without_weights_auto_is_musicnn_with_a_notice(
     weights: Path, log: pytest.LogCaptureFixture
 ) -> None:
     assert weights
-    found = encoders.find("auto", None, 7, CPU, "bf16")
-    assert found.settings.name == "musicnn"
-    assert "so musicnn is used instead. python3 -m musicfm download" in log.text
-    assert f"SHA-256 {musicfm.published.sha256(musicnn.WEIGHTS)}" in log.text
+    encoder = find("auto", precision="bf16")
+    assert (encoder.name, encoder.sample_rate, encoder.dim) == ("musicnn", 16_000, 1506)
+    assert encoder.excerpt_s == pytest.approx(3.008)
+    assert "no MusicFM weights found, using musicnn. python3 -m musicfm download" in log.text
+    assert f"SHA-256 {published.sha256(musicnn.WEIGHTS)}" in log.text
 
 
 def test_with_weights_auto_is_musicfm(
     weights: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair = weights, musicfm.published.stats_beside(weights)
-    monkeypatch.setattr(musicfm.published, "find", lambda name: pair if name == "fma" else None)
-    found = encoders.find("auto", None, 3, CPU, "bf16")
-    assert (found.settings.name, found.settings.layer, found.dim) == ("musicfm", 3, 32)
-    assert found.settings.weights == musicfm.published.sha256(weights)
-    assert "pretrained_tiny.pt is none of the published files" in log.text
-    assert "encoder: musicfm layer 3, bf16; weights pretrained_tiny.pt, SHA-256" in log.text
-    assert encoders.find("musicnn", None, 3, CPU, "bf16").settings.name == "musicnn"
+    files = weights, published.stats_beside(weights)
+    monkeypatch.setattr(published, "find", lambda name: files if name == "fma" else None)
+    encoder = find("auto", layer=3, precision="bf16")
+    digest = published.sha256(weights)
+    assert encoder.identity == Identity(
+        "musicfm", digest, published.sha256(files[1]), 3, "bf16", 24_000
+    )
+    assert (encoder.dim, encoder.excerpt_s) == (32, 30)
+    assert "pretrained_tiny.pt is not a published MusicFM checkpoint" in log.text
+    assert f"musicfm layer 3, bf16; weights pretrained_tiny.pt, SHA-256 {digest}" in log.text
+    assert find("musicnn").name == "musicnn"
 
 
-def test_a_published_file_needs_no_notice(
+def test_published_weights_need_no_notice(
     weights: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(musicfm.published, "known_as", lambda _: "pretrained_msd.pt")
-    encoders.find("musicfm", weights, 2, CPU, "fp32")
+    monkeypatch.setattr(published, "known_as", lambda _: "pretrained_msd.pt")
+    find("auto", weights)
     assert "notice" not in log.text
 
 
@@ -248,20 +301,20 @@ def poison(weights: Path) -> None:
 
 
 def spoil(weights: Path) -> None:
-    musicfm.published.stats_beside(weights).write_text("{}")
+    published.stats_beside(weights).write_text("{}")
 
 
 def lose(weights: Path) -> None:
-    musicfm.published.stats_beside(weights).unlink()
+    published.stats_beside(weights).unlink()
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (damage, "pretrained_tiny.pt: truncated or not a checkpoint"),
-        (swap, "pretrained_tiny.pt: of another model: .* missing"),
-        (poison, "pretrained_tiny.pt: holds more than tensors, .* refused"),
-        (spoil, "tiny_stats.json: not the statistics"),
+        (damage, "pretrained_tiny.pt: truncated, or not a checkpoint"),
+        (swap, "pretrained_tiny.pt: weights of another model: .* missing"),
+        (poison, "pretrained_tiny.pt: refused, because loading it could run code"),
+        (spoil, "tiny_stats.json: not a statistics file"),
         (lose, "tiny_stats.json: no such file; python3 -m musicfm download"),
         (Path.unlink, "pretrained_tiny.pt: no such file; python3 -m musicfm download"),
     ],
@@ -269,20 +322,58 @@ def lose(weights: Path) -> None:
 def test_wrong_files_are_named(weights: Path, fault: Callable[[Path], None], words: str) -> None:
     fault(weights)
     with pytest.raises(UserError, match=words):
-        encoders.find("auto", weights, 2, CPU, "fp32")
+        find("auto", weights)
     assert not (weights.parent / "trace").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "use_weights", "layer", "words"),
+    ("encoder", "with_weights", "layer", "words"),
     [
         ("musicfm", False, 7, "--encoder musicfm: no weights found; python3 -m musicfm download"),
         ("musicfm", True, 4, "--layer 4: MusicFM has 0 to 3"),
+        ("musicfm", True, -1, "--layer -1: must be at least 0"),
         ("musicnn", True, 7, "--weights: musicnn has its own"),
+        ("vggish", False, 7, "--encoder vggish: unknown; choose from auto, musicfm, musicnn"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
-    weights: Path, name: Any, use_weights: bool, layer: int, words: str
+def test_wrong_settings_are_refused(
+    weights: Path, encoder: str, with_weights: bool, layer: int, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        encoders.find(name, weights if use_weights else None, layer, CPU, "fp32")
+        find(encoder, weights if with_weights else None, layer)
+
+
+# --- the encoder of a saved model --------------------------------------------------------------
+
+
+def test_a_saved_model_gets_its_encoder_back(weights: Path) -> None:
+    for encoder in (find("musicnn"), find("musicfm", weights, 3, "bf16")):
+        assert registry.restore(asdict(encoder.identity), weights, CPU) == encoder
+
+
+def test_a_saved_model_refuses_other_weights(weights: Path) -> None:
+    identity = asdict(find("musicfm", weights).identity)
+    state = torch.load(weights, weights_only=True)
+    state["state_dict"]["model.conv.linear.bias"] += 0.1
+    torch.save(state, weights)
+    words = (
+        "the model was trained on embeddings of musicfm with weights of SHA-256 "
+        f"{identity['weights'][:12]}…, but found {published.sha256(weights)[:12]}…; use those"
+    )
+    with pytest.raises(UserError, match=words):
+        registry.restore(identity, weights, CPU)
+
+
+def test_a_saved_model_refuses_other_statistics(weights: Path) -> None:
+    identity = asdict(find("musicfm", weights).identity)
+    stats = published.stats_beside(weights)
+    stats.write_text(stats.read_text() + " ")
+    words = f"musicfm with statistics of SHA-256 {identity['stats'][:12]}…, but found"
+    with pytest.raises(UserError, match=words):
+        registry.restore(identity, weights, CPU)
+
+
+def test_a_saved_model_of_an_unknown_encoder_is_refused() -> None:
+    identity = asdict(find("musicnn").identity) | {"name": "vggish"}
+    with pytest.raises(UserError, match="embeddings of vggish, an encoder that this version does"):
+        registry.restore(identity, None, CPU)

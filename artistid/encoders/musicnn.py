@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-# by name and before there are workers, for the reason given in features.py
+# loaded before there are workers, for the reason given in features.py
 import librosa.filters
 import librosa.util.utils
 import torch
