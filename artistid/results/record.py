@@ -181,7 +181,8 @@ def _save_figures(record: Record, folder: Path) -> list[dict[str, str]]:
     for candidate in record.candidates:
         file = record.task.confusion.format(model=candidate.name)
         counts = metrics.confusion(candidate.val, record.labels(val))
-        title = f"{candidate.name}, val: {candidate.scores.top1:.1%} of {len(val)} songs right"
+        top1 = metrics.with_interval(candidate.scores.top1, candidate.scores.top1_interval)
+        title = f"{candidate.name} on val: top-1 {top1} of {len(val)} songs"
         figures.save_confusion(folder / file, counts, artists, title)
         drawn.append({"file": file, "model": candidate.name, "shows": "confusion matrix"})
     return drawn
