@@ -58,8 +58,9 @@ class Settings:
         Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: a temporary folder)")
     ] = None
     """Folder with the packages; missing ones are downloaded to it and kept."""
+    quiet: bool = False
+    """Show no progress bars."""
     workers: Workers = Workers()
-    screen: cli.ScreenSettings = cli.ScreenSettings()
 
     def __post_init__(self) -> None:
         if self.folder.exists():

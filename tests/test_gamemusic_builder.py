@@ -1,4 +1,4 @@
-"""The corpus gamemusic is made of Debian's packages: whole or not at all, as it was measured."""
+"""The corpus gamemusic is built from Debian packages: whole or not at all, as published."""
 
 import hashlib
 import io
@@ -25,23 +25,23 @@ TERMS = b"by all means"
 
 
 def warble(seconds: float, rate: int, pitch_hz: float) -> NDArray[np.float64]:
-    """A tone that rises, so that each moment of it is another; the same at every rate."""
+    """A rising tone, so that no two moments are alike; the same at every rate."""
     time = np.arange(round(seconds * rate)) / rate
     return 0.3 * np.sin(2 * np.pi * (pitch_hz * time + 5 * time**2))
 
 
 def ogg(seconds: int, pitch_hz: float) -> bytes:
-    """Of two channels of which one is silent."""
+    """A song in two channels, one of them silent."""
     song = warble(seconds, SOURCE_RATE, pitch_hz)
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", SOURCE_RATE, channels=2, format="OGG") as sound:
-        for part in np.array_split(song, seconds):  # libsndfile crashes on minutes at once
+        for part in np.array_split(song, seconds):  # libsndfile crashes on long blocks
             sound.write(np.stack([part, 0 * part], axis=1))
     return file.getvalue()
 
 
 def write_deb(path: Path, files: dict[str, bytes], compression: str) -> None:
-    """A Debian package as deb(5) says, with an odd number of bytes before its data."""
+    """A Debian package as in deb(5), with an odd number of bytes before its data."""
     tar_file = io.BytesIO()
     with tarfile.open(fileobj=tar_file, mode=f"w:{compression}") as tar:
         for name, content in {"./usr/share/other.ogg": b"no song", **files}.items():
@@ -57,7 +57,7 @@ def write_deb(path: Path, files: dict[str, bytes], compression: str) -> None:
 
 
 def write_small_debs(folder: Path) -> list[dict[str, Any]]:
-    """Two packages, one with its songs in a zip, and the table that says so."""
+    """Two packages, one with its song in a zip file, and their table."""
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("music/Long-One.ogg", ogg(LONG_S, 200))
@@ -85,7 +85,7 @@ def write_small_debs(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages, with their table beside them."""
+    """A folder with packages and their table."""
     folder = tmp_path_factory.mktemp("mirror")
     (folder / "table.json").write_text(json.dumps(write_small_debs(folder)))
     return folder
@@ -93,7 +93,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mirror(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That folder, from which an apt-get fetches. It leaves half a file of what it has not."""
+    """A stand-in for apt-get that serves `small`, and half a file for any other package."""
     program = tmp_path / "bin" / "apt-get"
     program.parent.mkdir()
     program.write_text(
@@ -111,7 +111,7 @@ def no_apt_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
 
 
-# --- what is made ----------------------------------------------------------------------------
+# --- the corpus -------------------------------------------------------------------------------
 
 
 def read(path: Path) -> NDArray[np.float64]:
@@ -121,7 +121,7 @@ def read(path: Path) -> NDArray[np.float64]:
 
 
 @pytest.mark.usefixtures("mirror")
-def test_the_middle_of_each_song_is_in_the_courses_layout(call: Call, tmp_path: Path) -> None:
+def test_the_middle_of_each_song_in_the_course_layout(call: Call, tmp_path: Path) -> None:
     status, printed, errors = call(builder, "new/corpus", "--jobs", 1)
     assert (status, errors) == (0, "")
     folder = tmp_path / "new" / "corpus"
@@ -141,15 +141,15 @@ def test_the_middle_of_each_song_is_in_the_courses_layout(call: Call, tmp_path: 
     assert json.loads((folder / "test_ans.json").read_text()) == ["Ann"]
     long = read(folder / "artist20/train_val/Bob/zip/Long_One.mp3")
     short = read(folder / "artist20/test/001.mp3")
-    for heard, seconds, pitch_hz, begin_s in ((long, LONG_S, 200, 5), (short, SHORT_S, 400, 0)):
-        wanted = warble(seconds, RATE, pitch_hz)[begin_s * RATE :][: 60 * RATE]
-        assert len(heard) == len(wanted)
+    for built, seconds, pitch_hz, start_s in ((long, LONG_S, 200, 5), (short, SHORT_S, 400, 0)):
+        wanted = warble(seconds, RATE, pitch_hz)[start_s * RATE :][: 60 * RATE]
+        assert len(built) == len(wanted)
         for part in (slice(0, RATE), slice(-RATE, None), slice(None)):
-            assert np.corrcoef(heard[part], wanted[part])[0, 1] > 0.995
+            assert np.corrcoef(built[part], wanted[part])[0, 1] > 0.995
         source, rate = soundfile.read(io.BytesIO(ogg(seconds, pitch_hz)))
-        mono = source[begin_s * rate :][: 60 * rate] @ [0.5**0.5, 0.5**0.5]  # as FFmpeg mixes
-        # at 32 kbit/s LAME lowers all by 5%, for FFmpeg as well
-        assert heard.std() == pytest.approx(0.95 * mono.std(), rel=0.01)
+        mono = source[start_s * rate :][: 60 * rate] @ [0.5**0.5, 0.5**0.5]  # as FFmpeg mixes
+        # at 32 kbit/s LAME lowers the level by 5%, in FFmpeg as well
+        assert built.std() == pytest.approx(0.95 * mono.std(), rel=0.01)
     assert (folder / "artist20/train_val/Bob/zip/Long_One.mp3").stat().st_size == pytest.approx(
         60 * 32_000 / 8, rel=0.005
     )
@@ -171,47 +171,47 @@ def test_the_corpus_is_there_whole_or_not_at_all(
 
     monkeypatch.setattr(builder, "write_mp3", stop)
     before = set(tmp_path.iterdir())
-    status, _, errors = call(builder, "corpus", "--jobs", 1)
+    status, *_ = call(builder, "corpus", "--jobs", 1)
     assert (status, len(written)) == (130, 1)
-    assert "stopped; with --debs DIR it keeps the packages" in errors
     assert set(tmp_path.iterdir()) == before
 
 
 # --- packages --------------------------------------------------------------------------------
 
 
-def test_packages_are_fetched_once_and_kept_in_debs(
-    call: Call, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_packages_are_downloaded_once_and_kept_in_debs(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     debs = tmp_path / "debs"
     debs.mkdir()
     (debs / "plain-music_1%3a2-3_all.deb").write_bytes(
         (mirror / "plain-music_1%3a2-3_all.deb").read_bytes()
     )
-    assert call(builder, "one", "--debs", "debs", "--jobs", 1)[0] == 0
+    packages = builder.read_table(builder.TABLE)
+    builder.unpack_all(packages, debs, tmp_path / "one")
     assert sorted(path.name for path in debs.iterdir()) == [
         "plain-music_1%3a2-3_all.deb",
         "zip-music_1%3a2-3_all.deb",
     ]
     monkeypatch.setenv("PATH", "nothing")
-    assert call(builder, "two", "--debs", "debs", "--jobs", 1)[0] == 0
+    builder.unpack_all(packages, debs, tmp_path / "two")
 
 
 @pytest.mark.usefixtures("mirror", "no_apt_get")
-def test_without_apt_get_it_says_which_packages_to_put_where(call: Call, tmp_path: Path) -> None:
+def test_without_apt_get_it_lists_the_packages_to_download(call: Call, tmp_path: Path) -> None:
     (tmp_path / "zip-music_9_all.deb").touch()
     status, _, errors = call(builder, "corpus", "--debs", tmp_path)
     assert status == 2
     assert errors == (
-        "benchmarks.gamemusic.py: no apt-get here, which fetches packages of Debian. Download "
-        "plain-music=1:2-3 from a mirror of Debian 12, or from Debian's snapshot archive, into a "
-        "folder, and name it with --debs\n"
+        "benchmarks.gamemusic.py: no apt-get to download Debian packages with. Download "
+        "plain-music=1:2-3 from a Debian 12 mirror or Debian's snapshot archive into a folder, "
+        "and pass it as --debs\n"
     )
     assert not (tmp_path / "corpus").exists()
 
 
 @pytest.mark.usefixtures("mirror")
-def test_what_apt_get_says_is_passed_on(
+def test_errors_of_apt_get_are_passed_on(
     call: Call, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "table.json").write_text(
@@ -220,7 +220,7 @@ def test_what_apt_get_says_is_passed_on(
     monkeypatch.setattr(builder, "TABLE", tmp_path / "table.json")
     status, _, errors = call(builder, "corpus", "--debs", "debs")
     assert status == 2
-    assert "apt-get can't fetch plain-music=1:2-4 (E: Version not found). Download" in errors
+    assert "apt-get cannot download plain-music=1:2-4 (E: Version not found). Download" in errors
     assert errors.count("\n") == 1
     assert list((tmp_path / "debs").iterdir()) == []
 
@@ -231,17 +231,17 @@ def test_another_version_is_refused(call: Call, small: Path, tmp_path: Path) -> 
     path.write_bytes((small / "zip-music_1%3a2-3_all.deb").read_bytes())
     status, _, errors = call(builder, "corpus", "--debs", tmp_path)
     assert status == 2
-    assert f"{path} is not the package that was measured, plain-music=1:2-3: its SHA-256" in errors
+    assert f"{path}: SHA-256 differs from that of plain-music=1:2-3. Delete it" in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "corpus").exists()
 
 
 @pytest.mark.usefixtures("mirror", "no_apt_get")
-def test_what_is_there_is_left_alone(call: Call, tmp_path: Path) -> None:
+def test_an_existing_folder_is_left_alone(call: Call, tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     status, _, errors = call(builder, "corpus")
     assert (status, errors.count("\n")) == (2, 1)
-    assert "corpus is there already: delete it or name another folder" in errors
+    assert "corpus already exists: delete it or name another folder" in errors
     status, _, errors = call(builder, "other", "--jobs", 0)
     assert status == 2
     assert "--jobs 0: use a number of processes" in errors
@@ -281,22 +281,22 @@ def test_the_table_has_every_song_once() -> None:
     assert all(song.file.endswith(".ogg") and song.artist.islower() for song in songs)
 
 
-def test_the_tables_lists_are_those_that_were_measured(gamemusic: Path) -> None:
+def test_the_lists_are_those_of_the_published_results(gamemusic: Path) -> None:
     for name, entries in builder.lists(builder.read_table(builder.TABLE)).items():
         assert entries == json.loads((gamemusic / name).read_text()), name
 
 
-# --- the packages as they are ----------------------------------------------------------------
+# --- the real packages -----------------------------------------------------------------------
 
-MIN_CORRELATION = 0.95  # of two encoders' samples at one place; 0.973 to 0.9999 were seen
-MAX_SHIFT = RATE // 20  # 50 ms: FFmpeg cut some songs a little beside the place
+MIN_CORRELATION = 0.95  # between two encoders; observed: 0.973 to 0.9999
+MAX_SHIFT = RATE // 20  # 50 ms: FFmpeg cut some songs slightly elsewhere
 
 
 @pytest.mark.slow
-def test_debians_packages_give_what_was_measured(
+def test_debian_packages_give_the_published_audio(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two smallest of the seven, 97 MB, so that a run of the tests does not take minutes."""
+    """With the two smallest of seven packages, 97 MB, to keep the download short."""
     packages = builder.read_table(builder.TABLE)[:2]
     monkeypatch.setattr(builder, "read_table", lambda _: packages)
     debs = tmp_path / "debs"
@@ -304,14 +304,14 @@ def test_debians_packages_give_what_was_measured(
         for package in packages:
             builder.fetch(package, debs)
     except (UserError, FileNotFoundError) as error:
-        pytest.skip(f"Debian 12's packages can't be had here: {error}")
+        pytest.skip(f"no Debian 12 packages to download here: {error}")
     folder = tmp_path / "gamemusic"
     status, _, errors = call(builder, folder, "--debs", debs)
     assert status == 0, errors
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*.mp3"))
     assert len(paths) == 31
     if not GAMEMUSIC.is_dir():
-        pytest.skip(f"made, but not compared: no real music in {GAMEMUSIC}")
+        pytest.skip(f"built, but not compared: no real music in {GAMEMUSIC}")
     for path in paths:
         ours, theirs = read(folder / path), read(GAMEMUSIC / path)
         assert abs(len(ours) - len(theirs)) < 0.1 * RATE, path
@@ -320,7 +320,7 @@ def test_debians_packages_give_what_was_measured(
 
 
 def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Of two signals of about one length, where they fit best."""
+    """Of two signals of nearly equal length, at their best alignment within MAX_SHIFT."""
     size = len(a) + len(b)
     products = np.fft.irfft(np.fft.rfft(a, size) * np.conj(np.fft.rfft(b, size)), size)
     near = np.concatenate([products[-MAX_SHIFT:], products[: MAX_SHIFT + 1]])
