@@ -80,7 +80,7 @@ def test_a_file_without_audio_is_refused_with_the_reason(
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.mp3"):
-        with pytest.raises(AudioError, match="^not a file$"):
+        with pytest.raises(AudioError, match=r"^not a file$"):
             decoded(path)
 
 
@@ -108,5 +108,5 @@ def test_an_mp3_with_a_hole_is_refused(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[8_000:28_000] = bytes(20_000)
     path.write_bytes(data)
-    with pytest.raises(AudioError, match="^cannot be decoded: damaged stream$"):
+    with pytest.raises(AudioError, match=r"^cannot be decoded: damaged stream$"):
         decoded(path)

@@ -1,4 +1,4 @@
-"""librosa is the oracle: every column has the value of its function on the same settings."""
+"""librosa is the reference: every column must equal its function at the same settings."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from conftest import PROJECT, tone
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from artistid.audio.decode import AudioError, features
-from artistid.audio.decode import decode as audio
+from artistid.audio import features, source
+from artistid.audio.decode import AudioError
 from artistid.audio.features import FeatureSettings
 from artistid.foundation.errors import UserError
 
@@ -51,19 +51,19 @@ def assert_agrees_with_librosa(y: NDArray[np.float32], settings: FeatureSettings
     for name, expected in librosa_features(y, settings).items():
         part = ours[:, column : column + len(expected)]
         column += len(expected)
-        if name == "rolloff":  # a bin's width, where two sums of floats tie
+        if name == "rolloff":  # one bin off where the sum hits the goal to within rounding
             same = np.isclose(part, expected.T, rtol=1e-3)
             assert same.mean() > 0.99, name
             np.testing.assert_allclose(part, expected.T, atol=1.01 * RATE / settings.n_fft)
             continue
-        # deltas and decibels pass through zero: there the size of the column counts
+        # deltas and decibels pass through zero, so errors are relative to the largest value
         scale = np.abs(expected).max()
         np.testing.assert_allclose(part, expected.T, rtol=1e-3, atol=1e-5 * scale, err_msg=name)
     assert column == ours.shape[1] == len(features.frame_feature_names(settings))
 
 
 def chirp(draw: Generator, seconds: float) -> NDArray[np.float32]:
-    """A gliding chord with vibrato, noise, and a stretch of digital silence."""
+    """A gliding chord with tremolo and noise, and a tenth of it digital silence."""
     t = np.arange(int(seconds * RATE)) / RATE
     song = sum(np.sin(2 * np.pi * hz * (t + 0.1 * t**2)) for hz in (233.0, 311.0, 349.0))
     song = 0.2 * song * (1 + 0.3 * np.sin(2 * np.pi * 5 * t)) + draw.normal(0, 0.01, len(t))
@@ -76,26 +76,29 @@ def chirp(draw: Generator, seconds: float) -> NDArray[np.float32]:
     [SETTINGS, FeatureSettings(n_fft=1024, hop=256), FeatureSettings(n_mels=64, n_mfcc=13)],
     ids=["default", "short frames", "few mels"],
 )
-def test_values_are_librosas_on_synthetic_audio(rng: Generator, settings: FeatureSettings) -> None:
+def test_values_equal_librosas_on_synthetic_audio(
+    rng: Generator, settings: FeatureSettings
+) -> None:
     assert_agrees_with_librosa(chirp(rng, 7.3), settings)
 
 
-def test_values_are_librosas_on_real_music(gamemusic: Path) -> None:
+def test_values_equal_librosas_on_real_music(gamemusic: Path) -> None:
     for path in sorted(gamemusic.glob("artist20/train_val/*/*/*.mp3"))[::12]:
-        assert_agrees_with_librosa(audio.load(path, RATE).samples, SETTINGS)
+        assert_agrees_with_librosa(source.load(path, RATE).samples, SETTINGS)
 
 
 @pytest.mark.parametrize("n_samples", [2_048, 2_559, 2_560, 3_000, 5_000, 33_000])
 @pytest.mark.filterwarnings("ignore:Trying to estimate tuning")
-def test_values_are_librosas_at_any_length(rng: Generator, n_samples: int) -> None:
+def test_values_equal_librosas_at_any_length(rng: Generator, n_samples: int) -> None:
     assert_agrees_with_librosa(chirp(rng, 3)[:n_samples], SETTINGS)
 
 
-def test_excerpts_are_statistics_of_their_frames_and_none_is_lost(rng: Generator) -> None:
+def test_excerpts_are_statistics_of_their_frames_and_no_frame_is_lost(rng: Generator) -> None:
     y = chirp(rng, 12.0)
     frames = features.frame_features(y, SETTINGS)
     made = features.song_features(y, SETTINGS)
-    cut = round(5 * RATE / 512)  # 12 s: two excerpts, the second with the remaining 2 s
+    cut = round(5 * RATE / 512)  # 12 s are two excerpts; the second takes the remaining 2 s
+    np.testing.assert_array_equal(made.spans, [[0, cut], [cut, len(frames)]])
     for row, part in zip(made.excerpts, (frames[:cut], frames[cut:]), strict=True):
         both = np.concatenate([part.mean(axis=0), part.std(axis=0)])
         np.testing.assert_allclose(row, both, rtol=1e-4, atol=1e-4)
@@ -103,13 +106,13 @@ def test_excerpts_are_statistics_of_their_frames_and_none_is_lost(rng: Generator
     np.testing.assert_allclose(made.song, whole, rtol=1e-4, atol=1e-4)
 
 
-def test_a_long_rest_is_an_excerpt_of_its_own(rng: Generator) -> None:
+def test_a_remainder_of_half_an_excerpt_is_one_of_its_own(rng: Generator) -> None:
     assert len(features.song_features(chirp(rng, 13), SETTINGS).excerpts) == 3
     assert len(features.song_features(chirp(rng, 1), SETTINGS).excerpts) == 1
 
 
-def test_names_say_what_a_column_is() -> None:
-    """A pure tone: the named columns have the values that its frequency and level give."""
+def test_names_match_columns() -> None:
+    """Frequency and level of a pure tone determine the values of these columns."""
     frame_names = features.frame_feature_names(SETTINGS)
     names = [f"{name}_{statistic}" for statistic in ("mean", "std") for name in frame_names]
     song = dict(zip(names, features.song_features(tone(1000, 10), SETTINGS).song, strict=True))
@@ -123,22 +126,24 @@ def test_names_say_what_a_column_is() -> None:
 
 def test_silent_excerpts_are_left_out(rng: Generator) -> None:
     y = chirp(rng, 20)
-    y[4 * RATE : 16 * RATE] = 0  # all of the second and of the third excerpt
+    y[4 * RATE : 16 * RATE] = 0  # the whole second and third excerpt
     assert len(features.song_features(y, SETTINGS).excerpts) == 2
     assert np.isfinite(features.song_features(y, SETTINGS).excerpts).all()
 
 
 def test_audio_shorter_than_a_frame_is_refused() -> None:
-    with pytest.raises(AudioError, match="shorter than a frame: 2047 samples"):
+    with pytest.raises(
+        AudioError, match="too short: 2047 samples at 16000 Hz, one frame needs 2048"
+    ):
         features.frame_features(tone(440, 1)[:2047], SETTINGS)
 
 
 def test_librosa_is_loaded_before_there_are_workers() -> None:
-    """Else each worker would compile it anew at the same time, which spoils its files."""
+    """Otherwise all workers would compile it at the same time, which can corrupt numba's cache."""
     code = """
 import sys
 import numpy as np
-from artistid.audio.decode import features
+from artistid.audio import features
 before = set(sys.modules)
 features.song_features(np.random.default_rng(0).normal(size=50_000).astype("f4"),
                        features.FeatureSettings())
@@ -153,6 +158,6 @@ sys.exit(str(late) if late else 0)
     ("settings", "reason"),
     [({"hop": 500}, "does not divide"), ({"excerpt_s": 0.1}, "shorter than a frame")],
 )
-def test_settings_that_can_not_work_are_refused(settings: dict[str, float], reason: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, float], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         FeatureSettings(**settings)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from artistid.foundation.files import folder_beside, replacing, write_json
+from artistid.foundation import files
+from artistid.foundation.files import checkout, folder_beside, replacing, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_file_is_not_there_until_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_gets_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "figure.png"
     with replacing(path) as temporary:
         temporary.write_text("first half, ")
@@ -39,13 +40,13 @@ def test_names_stay_readable_in_json(tmp_path: Path) -> None:
     assert "周杰倫" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
-def test_a_name_in_another_encoding_comes_back_from_json(tmp_path: Path) -> None:
+def test_a_name_in_another_encoding_survives_json(tmp_path: Path) -> None:
     name = os.fsdecode(b"Bj\xf6rk")
     write_json(tmp_path / "a.json", {"周": name})
     assert json.loads((tmp_path / "a.json").read_bytes()) == {"周": name}
 
 
-def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_a_file_name(tmp_path: Path) -> None:
     def fail() -> None:
         with replacing(tmp_path / "entry"):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -54,7 +55,7 @@ def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> No
         fail()
 
 
-def test_what_a_killed_run_left_is_removed_the_next_day(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed_the_next_day(tmp_path: Path) -> None:
     for age_h, name in ((0, "young"), (25, "old")):
         folder = tmp_path / f".artistid-making-{name}-folder"
         (folder / "inside").mkdir(parents=True)
@@ -75,7 +76,7 @@ def test_what_a_killed_run_left_is_removed_the_next_day(tmp_path: Path) -> None:
     }
 
 
-def test_a_folder_is_made_beside_its_place_and_left_by_no_error(tmp_path: Path) -> None:
+def test_a_temporary_folder_never_stays(tmp_path: Path) -> None:
     path = tmp_path / "new" / "corpus"
 
     def make(fault: bool) -> None:
@@ -90,3 +91,15 @@ def test_a_folder_is_made_beside_its_place_and_left_by_no_error(tmp_path: Path) 
     assert list(path.parent.iterdir()) == []
     make(fault=False)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_only_this_projects_repository_counts_as_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "artistid/foundation/files.py"
+    monkeypatch.setattr(files, "__file__", str(installed))
+    assert checkout() is None
+    (tmp_path / ".git").mkdir()
+    assert checkout() is None  # a virtual environment may lie within any repository
+    (tmp_path / "hw1").mkdir()
+    assert checkout() == tmp_path.resolve()
