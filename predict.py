@@ -17,6 +17,7 @@ from artistid.audio.decode import AudioError
 from artistid.dataset.finding import find_songs
 from artistid.foundation import progress
 from artistid.foundation.errors import UserError, printable
+from artistid.foundation.files import write_all
 from artistid.models.devices import DeviceName
 from artistid.results import figures, predictions
 
@@ -78,7 +79,7 @@ def main(settings: Settings) -> None:
             names = (f"{song.stem} {n}" if n > 1 else song.stem for n in count(1))
             figure = next(f for name in names if (f := settings.out / f"{name}.png") not in drawn)
             drawn.add(figure)
-            figures.save_timeline(figure, prediction, song.name)
+            write_all({figure: figures.timeline_png(prediction, song.name)})
     if settings.json:
         predictions.write_predictions_json(settings.json, ranked)
     if settings.csv:

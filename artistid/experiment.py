@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
 from artistid import cli, metrics
 from artistid.audio.extraction import Recipe, extract
 from artistid.cli import DataSettings
 from artistid.dataset.corpus import SPLITS, Corpus, Track
 from artistid.dataset.demo import ensure_demo_corpus, is_demo_corpus
-from artistid.dataset.library import LibrarySettings
+from artistid.dataset.library import LibrarySettings, split_lists
 from artistid.dataset.read import read_corpus
 from artistid.foundation import progress
 from artistid.foundation.errors import printable
@@ -209,8 +211,9 @@ def train_and_report(
     """Train on train and validate on val; predict test with the best model, trained again on
     both if `refit`; write the model, the predictions, the metrics and the figures."""
     train, val, test = (data.corpus.split(split) for split in SPLITS)
-    models = learner.fit(train, val)
-    best = max(models, key=lambda model: model.merit)
+    models = list(learner.fit(train, val))
+    number = max(range(len(models)), key=lambda i: models[i].merit)
+    best = models[number]
     on_val = [model.posteriors(val) for model in models]
     final = best
     if refit:
@@ -222,50 +225,57 @@ def train_and_report(
     run.clock.lap("training")
 
     artists = data.corpus.artists
-    labels = metrics.labels_of([track.artist for track in val], artists)
+    unusable = [track for track in data.left_out if track.split == "test"]
+    on_test = np.vstack([on_test, np.zeros((len(unusable), len(artists)))])  # no prediction
+    tracks = {"val": val, "test": [*test, *unusable]}
+    names = {split: [track.artist for track in own] for split, own in tracks.items()}
+    lists = split_lists(run.corpus) if run.corpus.is_split_here else {}
+
+    labels = metrics.labels_of(names["val"], artists)
+    temperature = metrics.fit_temperature(on_val[number], labels)
+    evaluations = [metrics.evaluate(rows, names["val"], artists, temperature) for rows in on_val]
+    evaluated = metrics.evaluate(on_test, names["test"], artists, temperature)
     candidates = [
-        Candidate(m.name, rows, metrics.score(rows, labels, artists), m.summary, m.details)
-        for m, rows in zip(models, on_val, strict=True)
+        Candidate(model.name, evaluation, model.summary, model.details)
+        for model, evaluation in zip(models, evaluations, strict=True)
     ]
-    chosen = next(c for c, m in zip(candidates, models, strict=True) if m is best)
-    _log_candidates(candidates, chosen)
-    temperature = metrics.fit_temperature(chosen.val, labels)
+    _log_candidates(candidates, best.name)
     path = run.outputs.results / f"model_{run.task.name}"
     final.save(path, replace(learner.card, temperature=temperature))
     run.clock.lap("evaluation")
-    record.write(
-        Record(
-            run.task,
-            run.settings,
-            run.provenance,
-            run.corpus,
-            data.corpus,
-            data.left_out,
-            candidates,
-            chosen,
-            on_test,
-            temperature,
-            extra or {},
-            run.clock.seconds,
-        ),
-        run.outputs,
+    result = Record(
+        task=run.task,
+        settings=run.settings,
+        provenance=run.provenance,
+        corpus=data.corpus.name,
+        artists=artists,
+        notices=data.corpus.warnings,
+        left_out=data.left_out,
+        split_lists=lists,
+        tracks=tracks,
+        candidates=candidates,
+        best=candidates[number],
+        test=evaluated,
+        temperature=temperature,
+        extra=extra or {},
+        seconds=run.clock.seconds,
     )
+    record.write(result, run.outputs)
     learner.clean_up()
 
 
-def _log_candidates(candidates: Sequence[Candidate], best: Candidate) -> None:
+def _log_candidates(candidates: Sequence[Candidate], best: str) -> None:
     """Their scores on val with 95% intervals, as a table."""
     columns = list(candidates[0].summary)
     rows = [["model", "val top-1", "val top-3", "macro-F1", *columns]]
     for candidate in candidates:
-        s = candidate.scores
-        top1 = metrics.with_interval(s.top1, s.top1_interval)
-        top3 = metrics.with_interval(s.top3, s.top3_interval)
+        scores = candidate.val.scores
+        assert scores is not None
         values = (candidate.summary[column] for column in columns)
-        rows.append([candidate.name, top1, top3, f"{s.macro_f1:.3f}", *values])
+        row = [candidate.name, scores.top1_text, scores.top3_text, f"{scores.macro_f1:.3f}"]
+        rows.append([*row, *values])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    log.info("accuracy on %d songs of val, with 95%% intervals:", best.scores.n)
-    log.info("%s", "\n".join(lines))
+    log.info("accuracy on val, with 95%% intervals:\n%s", "\n".join(lines))
     if len(candidates) > 1:
-        log.info("best by cross-validation, and so the one that predicts: %s", best.name)
+        log.info("best by cross-validation, and so the one that predicts: %s", best)

@@ -67,15 +67,17 @@ class Scores:
     top3_interval: Interval
     per_artist: dict[str, ArtistScore]
 
-    def __str__(self) -> str:
-        return (
-            f"top-1 {with_interval(self.top1, self.top1_interval)}, "
-            f"top-3 {with_interval(self.top3, self.top3_interval)}, {self.n} songs"
-        )
+    @property
+    def top1_text(self) -> str:
+        """ "0.792 [0.595, 0.908]" """
+        return _with_interval(self.top1, self.top1_interval)
+
+    @property
+    def top3_text(self) -> str:
+        return _with_interval(self.top3, self.top3_interval)
 
 
-def with_interval(share: float, interval: Interval) -> str:
-    """ "0.792 [0.595, 0.908]" """
+def _with_interval(share: float, interval: Interval) -> str:
     return f"{share:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
@@ -165,7 +167,7 @@ def fit_temperature(posteriors: Posteriors, labels: Labels) -> float:
 
 def expected_calibration_error(posteriors: Posteriors, labels: Labels) -> float:
     """Mean gap between confidence and accuracy, over bins of the highest posterior."""
-    known = labels != UNKNOWN
+    known = (labels != UNKNOWN) & _is_predicted(posteriors)
     if not known.any():
         return 0.0
     confidence = posteriors[known].max(axis=1)
@@ -173,3 +175,42 @@ def expected_calibration_error(posteriors: Posteriors, labels: Labels) -> float:
     bins = np.minimum((confidence * N_CALIBRATION_BINS).astype(int), N_CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=N_CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / known.sum())
+
+
+# --- everything about one split ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model says about the songs of a split, and how right it is."""
+
+    top: list[list[tuple[str, float]]]  # by song: the three most probable artists, calibrated;
+    # empty for a song without a prediction
+    scores: Scores | None  # None if the artists are not known, and so are the others
+    confusion: NDArray[np.intp] | None  # (artists, artists)
+    calibration_error: tuple[float, float] | None  # before and after calibration
+
+
+def evaluate(
+    posteriors: Posteriors,
+    names: Sequence[str | None],
+    artists: Sequence[str],
+    temperature: float = 1.0,
+) -> Evaluation:
+    """Evaluate (songs, artists) `posteriors` that `temperature` calibrates; `names` are the songs'
+    artists, or None where they are not known."""
+    calibrated = tempered(posteriors, temperature)
+    top = [
+        [(artists[i], float(probabilities[i])) for i in order[:3]] if probabilities.any() else []
+        for probabilities, order in zip(calibrated, ranking(posteriors), strict=True)
+    ]
+    if not names or None in names:
+        return Evaluation(top, None, None, None)
+    labels = labels_of(names, artists)
+    errors = tuple(expected_calibration_error(p, labels) for p in (posteriors, calibrated))
+    return Evaluation(
+        top,
+        score(posteriors, labels, artists),
+        confusion(posteriors, labels),
+        (errors[0], errors[1]),
+    )

@@ -5,8 +5,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,21 @@ def folder_beside(path: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write several files: none is renamed before all are complete. The first is renamed last."""
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            stack.enter_context(replacing(path)).write_bytes(content)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON in UTF-8, with escapes if a string cannot be encoded."""
+    write_all({path: to_json(value)})
+
+
+def to_json(value: Any) -> bytes:
+    """Indented JSON in UTF-8, with escapes if a string cannot be encoded."""
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a file name in another encoding, which escapes preserve
         text = json.dumps(value, indent=2).encode()
-    with replacing(path) as temporary:
-        temporary.write_bytes(text + b"\n")
+    return text + b"\n"

@@ -1,8 +1,8 @@
 """All figures: confusion matrices, training curves, and the timeline of a song."""
 
+import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import matplotlib
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from artistid import metrics
 from artistid.foundation.errors import printable
-from artistid.foundation.files import replacing
 from artistid.results.predictions import SongPrediction
 
 EAST_ASIAN_FONTS = (
@@ -31,16 +30,17 @@ MAX_TIMELINE_ROWS = 12  # artists in a timeline: the most probable ones
 N_WAVEFORM_COLUMNS = 1_000
 
 
-def _save(path: Path, draw: Callable[[], Figure], bounds: Literal["tight"] | None) -> None:
-    """Write the figure that `draw` makes; without `bounds` in the size it was made in."""
+def _png(draw: Callable[[], Figure], bounds: Literal["tight"] | None) -> bytes:
+    """The figure that `draw` makes; without `bounds` in the size it was made in."""
     known = set(matplotlib.font_manager.get_font_names())
     fonts = ["DejaVu Sans", *(font for font in EAST_ASIAN_FONTS if font in known)]
     with plt.rc_context({"font.family": fonts}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # no font has it: it becomes a box
         figure = draw()
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=130, bbox_inches=bounds)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=130, bbox_inches=bounds)
         plt.close(figure)
+    return png.getvalue()
 
 
 def shortened(name: str, max_length: int) -> str:
@@ -52,12 +52,10 @@ def shortened(name: str, max_length: int) -> str:
 # --- confusion matrix --------------------------------------------------------------------------
 
 
-def save_confusion(
-    path: Path, counts: NDArray[np.intp], artists: Sequence[str], title: str
-) -> None:
+def confusion_png(counts: NDArray[np.intp], artists: Sequence[str], title: str) -> bytes:
     """Songs by true artist (rows) and predicted artist (columns), (artists, artists); colours are
     shares of the row, so that artists with many and with few songs compare."""
-    _save(path, lambda: _draw_confusion(counts, artists, title), "tight")
+    return _png(lambda: _draw_confusion(counts, artists, title), "tight")
 
 
 def _draw_confusion(counts: NDArray[np.intp], artists: Sequence[str], title: str) -> Figure:
@@ -87,10 +85,10 @@ def _draw_confusion(counts: NDArray[np.intp], artists: Sequence[str], title: str
 # --- training curves ---------------------------------------------------------------------------
 
 
-def save_curves(path: Path, curves: Mapping[str, Sequence[float]], kept: int, title: str) -> None:
+def curves_png(curves: Mapping[str, Sequence[float]], kept: int, title: str) -> bytes:
     """Training by epoch: `curves` has top1, top3, loss and val_loss; `kept` is the number of the
     kept epoch, from 0."""
-    _save(path, lambda: _draw_curves(curves, kept, title), "tight")
+    return _png(lambda: _draw_curves(curves, kept, title), "tight")
 
 
 def _draw_curves(curves: Mapping[str, Sequence[float]], kept: int, title: str) -> Figure:
@@ -123,9 +121,9 @@ def _draw_curves(curves: Mapping[str, Sequence[float]], kept: int, title: str) -
 # --- timeline ----------------------------------------------------------------------------------
 
 
-def save_timeline(path: Path, prediction: SongPrediction, name: str) -> None:
+def timeline_png(prediction: SongPrediction, name: str) -> bytes:
     """The waveform of the song called `name`, and the posterior of each excerpt below it."""
-    _save(path, lambda: _draw_timeline(prediction, name), bounds=None)
+    return _png(lambda: _draw_timeline(prediction, name), bounds=None)
 
 
 def _draw_timeline(prediction: SongPrediction, name: str) -> Figure:
