@@ -1,13 +1,16 @@
-"""Small corpora and ways to run the scripts."""
+"""Small corpora, and ways to run the scripts."""
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache as memoised
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,8 +22,19 @@ from artistid import cli
 from artistid.dataset.demo import make_demo_corpus
 
 PROJECT = Path(__file__).resolve().parent.parent
-GAMEMUSIC = PROJECT.parent / "shared" / "gamemusic"
-RATE = 16_000
+GAMEMUSIC_PLACES = (PROJECT.parent / "shared" / "gamemusic", PROJECT / "gamemusic")
+GAMEMUSIC = next((place for place in GAMEMUSIC_PLACES if place.is_dir()), GAMEMUSIC_PLACES[-1])
+RATE = 16_000  # Hz
+TASKS = {  # options with which each learns the tiny course
+    "task1": ("--repeats", 1, "--jobs", 2),
+    "task2": ("--epochs", 12, "--batch-size", 4, "--jobs", 1),
+    "task2_baseline": ("--epochs", 20, "--batch-size", 4, "--jobs", 1, "--encoder", "musicnn"),
+}
+MODELS = {
+    "task1": "model_task1.skops",
+    "task2": "model_task2.safetensors",
+    "task2_baseline": "model_task2_baseline.safetensors",
+}
 
 
 @pytest.fixture
@@ -28,11 +42,14 @@ def rng() -> Generator:
     return np.random.default_rng(20)
 
 
+# --- corpora -----------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="session")
 def gamemusic() -> Path:
     """118 songs of real music; not part of the project."""
     if not GAMEMUSIC.is_dir():
-        pytest.skip(f"no real music in {GAMEMUSIC}")
+        pytest.skip("no real music; build it: python3 -m benchmarks.gamemusic gamemusic")
     return GAMEMUSIC
 
 
@@ -48,7 +65,7 @@ def tone(hz: float, seconds: float, rate: int = RATE) -> NDArray[np.float32]:
 
 
 def hum(artist: int, draw: Generator, seconds: float = 2.0) -> NDArray[np.float32]:
-    """Harmonics whose balance is the artist's, at a random pitch, under noise."""
+    """Harmonics at a random pitch, balanced in the artist's way, with noise."""
     balance = np.random.default_rng([7, artist]).uniform(0, 1, 6)
     pitch = draw.uniform(120, 360)
     song = sum(a * tone(pitch * (k + 1), seconds) for k, a in enumerate(balance))
@@ -56,9 +73,9 @@ def hum(artist: int, draw: Generator, seconds: float = 2.0) -> NDArray[np.float3
     return (0.5 * song / np.abs(song).max()).astype("f4")
 
 
-@pytest.fixture
-def course(tmp_path: Path) -> Path:
-    return make_course(tmp_path)
+def write_audio(path: Path, samples: NDArray[np.floating], rate: int = RATE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate)
 
 
 def make_course(place: Path, seconds: float = 2.0) -> Path:
@@ -80,20 +97,40 @@ def make_course(place: Path, seconds: float = 2.0) -> Path:
     return folder
 
 
-def write_audio(path: Path, samples: NDArray[np.floating], rate: int = RATE) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate)
+@pytest.fixture(scope="session")
+def shared_course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny course, for tests that do not change it."""
+    return make_course(tmp_path_factory.mktemp("course"))
+
+
+@pytest.fixture
+def course(shared_course: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny course that a test may change."""
+    return Path(shutil.copytree(shared_course, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all tests of the session: its keys are content and settings."""
+    return tmp_path_factory.mktemp("cache")
+
+
+# --- runs --------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def top1_of_songs(metrics: dict[str, Any], split: str) -> float:
-    """The fraction of the songs named in `metrics` whose artist is the likeliest there."""
+    """The fraction of the songs listed in `metrics` whose first artist there is the right one."""
     songs = metrics["songs"][split]
     right = [song for song in songs if song["best"][0][0] == song["artist"]]
     return len(right) / len(songs)
 
 
 def command(task: str, data: Path, folder: Path, *options: object) -> list[str]:
-    """A task's command line, for which `folder` has a cache and results."""
+    """A task's command line; cache and results go to `folder`."""
     places = ("--data", data, "--cache", folder / "cache", "--out", folder / "out", *options)
     return [sys.executable, *map(str, (PROJECT / f"{task}.py", *places))]
 
@@ -107,20 +144,33 @@ def call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Call:
     """Call a script's module with a command line, in this process and an empty folder: its exit
-    status, and what it prints as results and as errors."""
+    status, and what it prints on standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def run(script: ModuleType, *arguments: object) -> tuple[int, str, str]:
-        command = [f"{script.__name__}.py", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", command)
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        handler = signal.getsignal(signal.SIGINT)
         status = 0
         try:
-            cli.start(script.Settings, script.main, script.__doc__ or "")
+            cli.start(script.Settings, script.main, script.__doc__ or "", "run it again")
         except SystemExit as exit_:
             status = int(exit_.code or 0)
+        finally:
+            signal.signal(signal.SIGINT, handler)
         return status, *capsys.readouterr()
 
     return run
+
+
+def run_in(folder: Path, script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, PROJECT / script, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.fixture
@@ -128,15 +178,35 @@ def run_script(tmp_path: Path) -> Script:
     """Run one of the project's scripts in an empty folder."""
     folder = tmp_path / "work"
     folder.mkdir()
+    return lambda script, *arguments: run_in(folder, script, *arguments)
 
-    def run(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, PROJECT / script, *map(str, arguments)],
-            cwd=folder,
-            env={**os.environ, "COLUMNS": "100"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+
+class Finished(NamedTuple):
+    """A task as a user ran it, on the tiny course. Read only."""
+
+    folder: Path  # the working directory, with result/
+    screen: str
+
+    @property
+    def model(self) -> Path:
+        return next((self.folder / "result").glob("model_*.s*"))
+
+
+Finish = Callable[[str], Finished]
+
+
+@pytest.fixture(scope="session")
+def finished(
+    shared_course: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Finish:
+    """Each task run once per session, when first asked for."""
+
+    @memoised
+    def run(task: str) -> Finished:
+        folder = tmp_path_factory.mktemp(task)
+        places = ("--data", shared_course, "--cache", shared_cache)
+        done = run_in(folder, f"{task}.py", *places, *TASKS[task])
+        assert (done.returncode, done.stderr) == (0, "")
+        return Finished(folder, done.stdout)
 
     return run
