@@ -141,23 +141,20 @@ def test_links_out_of_the_library_are_followed_only_on_request(tmp_path: Path) -
     assert counts(followed) == {"abba": 11, "blur": 9, "cher": 9}
 
 
-ODD = {
-    "chinese": "周杰倫",
-    "emoji": "🎵 band 🎸",
-    "spaces": "  two  spaces ",
-    "quotes": "Guns 'n' \"Roses\"",
-    "newline": "new\nline",
-    "long": "x" * 200,
-    "percent": "100%s {} $HOME `ls` \\n",
-    "bytes": os.fsdecode(b"Bj\xf6rk"),  # Latin-1 on a UTF-8 disk
-}
+ODD = [
+    "周杰倫 🎸",
+    "  Guns 'n'  \"Roses\" ",
+    "new\nline 100%s {} $HOME `ls` \\n",
+    "x" * 200,
+    os.fsdecode(b"Bj\xf6rk"),  # Latin-1 on a UTF-8 disk
+]
 
 
 @pytest.mark.slow
 def test_odd_names_and_bad_files_survive_a_whole_run(tmp_path: Path, call: Call) -> None:
     draw = np.random.default_rng(5)
     library = tmp_path / "lib"
-    for i, name in enumerate((*ODD.values(), "orphan")):
+    for i, name in enumerate((*ODD, "orphan")):
         for song in range(6):
             path = library / name / f"{name[:50]} {song // 2}" / f"{name} {song}.wav"
             write_wav(path, hum(i, draw, 1.0))
@@ -175,16 +172,16 @@ def test_odd_names_and_bad_files_survive_a_whole_run(tmp_path: Path, call: Call)
     n_lost = sum(track.path.parent.name != "silent" for track in lost)
     assert log.count("orphan has no usable training tracks left") == n_lost > 0
     predictions = json.loads((tmp_path / "out/pred_task1.json").read_bytes())
-    assert {artist for best in predictions.values() for artist in best} <= set(ODD.values())
+    assert {artist for best in predictions.values() for artist in best} <= set(ODD)
     for name, entries in split_lists(corpus).items():  # as drawn, with what was left out
         assert json.loads((tmp_path / "out" / name).read_bytes()) == entries
         assert all((library / entry).is_file() for entry in entries)
     model = tmp_path / "out/model_task1.skops"
-    status, screen, _ = call(predict, library / "周杰倫", "--model", model, "--csv", "x.csv")
+    status, screen, _ = call(predict, library / ODD[0], "--model", model, "--csv", "x.csv")
     assert status == 2  # the silent one
     assert len(screen.splitlines()) == 6
     assert all(line.isprintable() for line in screen.splitlines())
-    assert (tmp_path / "x.csv").read_text(encoding="utf-8").count("周杰倫") >= 6
+    assert (tmp_path / "x.csv").read_text(encoding="utf-8").count(ODD[0]) >= 6
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
