@@ -1,0 +1,72 @@
+"""The package as `pip install` leaves it: complete, and independent of the checkout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Finish
+
+USE = """
+import json, sys
+from importlib.metadata import version
+from pathlib import Path
+import artistid
+checkout, song, model = sys.argv[1:]
+versions = [artistid.__version__, version("artistid")]
+best = artistid.load_model(model).predict(song).top(3)
+embeddings = artistid.embed(song, encoder="musicnn")
+files = [Path(m.__file__) for m in list(sys.modules.values()) if getattr(m, "__file__", None)]
+strays = [str(f) for f in files if f.is_relative_to(checkout) and not f.is_relative_to(sys.prefix)]
+print(json.dumps([versions, artistid.__file__, best, embeddings.shape, strays]))
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but the installed package."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
+    for name in ("artistid", "musicfm"):  # not in place: a build leaves files behind
+        ignored = shutil.ignore_patterns("__pycache__", "*.pt")
+        shutil.copytree(PROJECT / name, source / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, source)
+    offline = ("--no-deps", "--no-build-isolation", "--no-index")
+    options = ("--quiet", *offline, "--target", str(target), str(source))
+    subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True)
+    return target
+
+
+@pytest.mark.slow
+def test_the_installed_package_predicts_in_another_folder(
+    installed: Path, finished: Finish, shared_course: Path, tmp_path: Path
+) -> None:
+    song = shared_course / "artist20/test/001.mp3"
+    done = subprocess.run(
+        [sys.executable, "-c", USE, *map(str, (PROJECT, song, finished("task2").model))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    versions, file, best, shape, strays = json.loads(done.stdout)
+    assert versions[0] == versions[1]
+    assert Path(file).is_relative_to(installed)
+    assert strays == []
+    assert {artist for artist, _ in best} < {f"artist_{i}" for i in range(4)}
+    assert 1 >= best[0][1] >= best[1][1] >= best[2][1] > 0
+    assert shape == [1, 1_506]  # 2 s of audio, one excerpt; 753 channels, their maximum and mean
+
+
+@pytest.mark.slow
+def test_the_installed_package_has_its_data_files(installed: Path) -> None:
+    text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    for licence in tomllib.loads(text)["project"]["license-files"]:
+        assert list(installed.glob(f"artistid-*.dist-info/licenses/{licence}")), licence
+    for path in ("py.typed", "results/page.html", "encoders/data/msd_musicnn.safetensors"):
+        assert (installed / "artistid" / path).is_file(), path
