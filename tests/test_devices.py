@@ -3,37 +3,56 @@ from typing import Any
 import pytest
 import torch
 
-from artistid.inference import devices
+from artistid.foundation.errors import UserError
+from artistid.models import devices
 from artistid.models.devices import Devices
 
 
-def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cuda, mps, chosen in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-        assert devices._choose("auto") == chosen
-        assert devices._choose("cpu") == "cpu"
+def available(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_takes_the_fastest_available_device(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str
+) -> None:
+    available(monkeypatch, cuda, mps)
+    assert devices._choose("auto") == chosen
+    assert devices._choose("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_named(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=f"--device {name}: this PyTorch .* sees no such device"):
+def test_a_device_that_is_not_available_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: Any
+) -> None:
+    available(monkeypatch, cuda=False, mps=False)
+    with pytest.raises(UserError, match=f"--device {name}: not available to this PyTorch"):
         Devices(name, "auto")
 
 
 @pytest.mark.parametrize(
     ("able", "precision"),
-    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32")],
+    [
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_f": True}, "fp32"),
+        (None, "fp32"),  # before torch 2.12
+    ],
 )
-def test_the_cpus_precision_is_what_it_has_instructions_for(
-    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], precision: str
+def test_auto_computes_in_bf16_if_the_cpu_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool] | None, precision: str
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    if able is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     assert Devices("cpu", "auto").precision == precision
     assert Devices("cpu", "fp32").precision == "fp32"
-    assert f"{precision}, 1 process" in str(Devices("cpu", "auto"))
+    assert str(Devices("cpu", "auto")).endswith(f"threads), {precision}")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
@@ -55,7 +74,8 @@ def test_seeded_draws_the_same_and_leaves_no_trace() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_one_process_is_alone() -> None:
+def test_a_single_process_has_nothing_to_exchange() -> None:
+    """Several processes: test_training.py."""
     one = Devices("cpu", "fp32")
     network = torch.nn.Linear(2, 2)
     assert (one.n_processes, one.rank, one.is_main) == (1, 0, True)

@@ -1,33 +1,33 @@
-"""Imports go down only, and the classical task never loads torch."""
+"""Imports go down only, the package itself is lazy, and task 1 starts without torch."""
 
 import ast
 import subprocess
 import sys
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT
 
-LAYERS = [  # a module imports from the layers below its own
-    {"errors", "musicnn", "calibration", "progress", "interrupts"},
-    {"files", "audio", "corpus"},
-    {"parallel", "cache", "scoring", "finding"},
-    {"course", "library"},
-    {"dataset", "predictions", "page"},
-    {"survey"},
-    {"extraction", "demo", "excerpts", "networks", "augmentation", "devices", "checkpoints"},
-    {"features", "melspec", "encoders", "training"},
-    {"classical", "report"},
-    {"cli", "experiment", "models"},
-    {"timeline"},
-    {"task1", "task2", "task2_baseline", "predict", "__main__"},
+ROOMS = [  # lowest first; a module imports from its own room and from rooms below it
+    {"foundation"},
+    {"metrics"},
+    {"dataset"},
+    {"audio"},
+    {"results", "models", "encoders"},
+    {"inference"},
+    {"cli"},
+    {"experiment"},
 ]
-RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-MODULES = [*(PROJECT / "artistid").rglob("*.py"), *PROJECT.glob("*.py")]
+RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
+SCRIPTS = [*PROJECT.glob("*.py"), PROJECT / "artistid/dataset/__main__.py"]
+MODULES = [p for p in (PROJECT / "artistid").rglob("*.py") if p not in SCRIPTS]
 
 
+@cache
 def imported(path: Path) -> set[str]:
-    """All modules named by import statements, also within functions."""
+    """Full names of everything that a file imports, also within functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -38,31 +38,50 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def module(path: Path) -> str:
-    """Its name in LAYERS; a package's own is that of its folder."""
-    return path.parent.name if path.stem == "__init__" else path.stem
+def own(path: Path) -> set[str]:
+    """What a file imports of the project: names such as artistid.audio.cache.opened."""
+    return {name for name in imported(path) if name.startswith("artistid.")}
 
 
-def imported_module(name: str) -> str:
-    """The module in LAYERS that "artistid.a.b.c" is of."""
-    parts = name.split(".")[1:3]
-    return (
-        parts[-1] if (PROJECT / "artistid" / Path(*parts).with_suffix(".py")).exists() else parts[0]
-    )
+def parents(names: set[str]) -> set[str]:
+    """The modules that the names are in, if they are not modules themselves."""
+    return {name.rpartition(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PROJECT)))
 def test_imports_go_down(path: Path) -> None:
-    if path == PROJECT / "artistid/__init__.py":
-        assert imported(path) == set()
+    if path.name == "__init__.py":
+        assert path.parent.name == "artistid" or not imported(path)
         return
-    assert module(path) in RANK, f"{path} has no layer"
-    for name in imported(path):
-        if name.startswith("artistid."):
-            below = imported_module(name)
-            assert RANK[below] < RANK[module(path)], f"{path} imports {below}"
+    room = path.relative_to(PROJECT / "artistid").with_suffix("").parts[0]
+    for name in own(path):
+        other = name.split(".")[1]
+        assert other == room or RANK[other] < RANK[room], f"{path} imports {name}"
 
 
-def test_task_1_never_loads_torch() -> None:
-    code = "import sys, task1; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
+def test_no_imports_run_in_a_circle() -> None:
+    modules = {".".join(p.relative_to(PROJECT).with_suffix("").parts): p for p in MODULES}
+    graph = {
+        module: {name for name in (*own(path), *parents(own(path))) if name in modules}
+        for module, path in modules.items()
+        if path.name != "__init__.py"
+    }
+    order = tuple(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert order.index("artistid.foundation.errors") < order.index("artistid.experiment")
+
+
+def test_scripts_are_imported_by_nobody_and_musicfm_knows_nothing_of_artistid() -> None:
+    scripts = {path.stem for path in SCRIPTS}
+    for path in MODULES:
+        assert not {name.split(".")[0] for name in imported(path)} & scripts
+        assert not any(name.startswith("artistid.dataset.__main__") for name in imported(path))
+    for path in (PROJECT / "musicfm").rglob("*.py"):
+        assert not {name for name in imported(path) if name.startswith("artistid")}
+
+
+def test_task_1_starts_without_torch_and_the_package_without_anything() -> None:
+    code = (
+        "import sys, artistid; assert 'numpy' not in sys.modules; "
+        "import task1; assert 'sklearn' in sys.modules; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, timeout=60)

@@ -10,6 +10,17 @@ from artistid.foundation.errors import UserError, first_line
 
 FORMAT = 3  # raised when the meaning of a card or of the weights beside it changes
 
+# types of the fields in JSON
+KINDS: dict[str, Any] = {
+    "task": str,
+    "artists": list,
+    "input": dict,
+    "network": dict,
+    "crop_frames": int,
+    "temperature": int | float,
+    "source": str,
+}
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -36,14 +47,16 @@ def read_card(values: Any, path: Path) -> ModelCard:
             f"{path}: trained by another version of artistid (model format {version}, this one "
             f"reads {FORMAT}); train it again"
         )
+    for name, kind in KINDS.items():
+        if not isinstance(values.get(name), kind) or isinstance(values[name], bool):
+            raise UserError(f"{path}: damaged model card: {name} is missing or of the wrong type")
     try:
-        card = ModelCard(**{**values, "artists": tuple(map(str, values["artists"]))})
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a complete model card: {first_line(error)}") from error
-    numbers = (card.temperature, card.crop_frames)
-    are_numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
-    if not (are_numbers and card.temperature > 0 and card.artists):
-        raise UserError(f"{path}: not a complete model card: artists, temperature or crop_frames")
+        card = ModelCard(**{**values, "artists": tuple(values["artists"])})
+    except TypeError as error:  # a field that cards do not have
+        raise UserError(f"{path}: damaged model card: {first_line(error)}") from error
+    are_names = card.artists and all(isinstance(artist, str) for artist in card.artists)
+    if not (are_names and 0 < card.temperature < float("inf") and card.crop_frames >= 0):
+        raise UserError(f"{path}: damaged model card: artists, temperature or crop_frames")
     return card
 
 

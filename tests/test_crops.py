@@ -1,0 +1,97 @@
+"""Crops: where an epoch takes them from, and how they are read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import Generator
+
+from artistid.audio import cache
+from artistid.foundation.errors import UserError
+from artistid.models import crops
+from artistid.models.crops import Crops, MappedSongs, covering, random_crops
+
+LENGTHS = np.array([25, 3, 10, 11])
+
+
+@pytest.fixture
+def entries(tmp_path: Path, rng: Generator) -> list[Path]:
+    """Songs of LENGTHS frames and 5 bands; the first value of a frame tells its song and place."""
+    paths = []
+    for song, length in enumerate(LENGTHS):
+        frames = rng.normal(size=(length, 5)).astype(np.float16)
+        frames[:, 0] = 100 * song + np.arange(length)
+        paths.append(tmp_path / f"{song}.safetensors")
+        cache.save_entry(paths[-1], {"log_mel": frames})
+    return paths
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def test_crops_are_read_from_their_start_and_short_songs_repeat(entries: list[Path]) -> None:
+    songs = MappedSongs(entries, "log_mel")
+    assert songs.lengths.tolist() == LENGTHS.tolist()
+    rows = songs.read(Crops(np.array([0, 1, 3]), np.array([20, 0, 7])), 4)
+    assert rows.dtype == torch.float16
+    assert rows[:, :, 0].tolist() == [[20, 21, 22, 23], [100, 101, 102, 100], [307, 308, 309, 310]]
+
+
+@pytest.mark.parametrize("crop_frames", [2, 4, 12])
+def test_songs_in_the_memory_of_a_device_are_the_same(
+    entries: list[Path], rng: Generator, crop_frames: int
+) -> None:
+    mapped = MappedSongs(entries, "log_mel")
+    resident = crops.resident(mapped, torch.device("cpu"))
+    for some in (covering(LENGTHS, crop_frames), random_crops(LENGTHS, crop_frames, rng)):
+        assert torch.equal(resident.read(some, crop_frames), mapped.read(some, crop_frames))
+
+
+def test_only_a_gpu_with_room_holds_the_songs(
+    entries: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_bytes = LENGTHS.sum() * 5 * 2
+    assert isinstance(crops.open_songs(entries, "log_mel", torch.device("cpu")), MappedSongs)
+    monkeypatch.setattr(crops, "resident", lambda *_: "resident")
+    for free, is_held in ((n_bytes, False), (2 * n_bytes, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
+        songs = crops.open_songs(entries, "log_mel", torch.device("cuda"))
+        assert (songs == "resident") == is_held
+
+
+def test_a_lost_cache_entry_is_named(entries: list[Path]) -> None:
+    songs = MappedSongs(entries, "log_mel")
+    entries[2].unlink()
+    with pytest.raises(UserError, match=r"2\.safetensors: gone from the cache; run it again"):
+        songs.read(Crops(np.array([2]), np.array([0])), 4)
+
+
+def test_no_songs_have_no_crops() -> None:
+    songs = MappedSongs([], "log_mel")
+    assert songs.read(covering(songs.lengths, 4), 4).shape == (0, 4, 0)
+
+
+# --- an epoch ----------------------------------------------------------------------------------
+
+
+def test_random_crops_lie_within_their_songs_as_many_as_cover_them(rng: Generator) -> None:
+    seen = set()
+    for _ in range(200):
+        epoch = random_crops(LENGTHS, 4, rng)
+        assert np.bincount(epoch.songs).tolist() == [7, 1, 3, 3]
+        assert (epoch.starts >= 0).all()
+        assert (epoch.starts <= np.maximum(LENGTHS[epoch.songs] - 4, 0)).all()
+        starts = np.sort(epoch.starts[epoch.songs == 0])
+        stretches = np.arange(8) * 22 / 7  # each crop starts in a stretch of its own
+        assert (starts >= np.floor(stretches[:-1])).all()
+        assert (starts < np.ceil(stretches[1:])).all()
+        seen |= set(starts.tolist())
+    assert seen == set(range(22))  # every start occurs sooner or later
+
+
+def test_crops_are_in_another_order_in_every_epoch(rng: Generator) -> None:
+    first, second = (random_crops(LENGTHS, 2, rng).songs.tolist() for _ in range(2))
+    assert first != sorted(first)
+    assert first != second
+    assert sorted(first) == sorted(second)
