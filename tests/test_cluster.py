@@ -1,4 +1,4 @@
-"""Work on a Dask cluster: a scheduler and three workers, each a process on the loopback."""
+"""Work on a Dask cluster: a scheduler and three worker processes on this machine."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
@@ -15,14 +16,17 @@ from typing import Any
 import distributed
 import numpy as np
 import pytest
-from conftest import PROJECT, command, make_course
+from conftest import PROJECT, Finish, command, read
 
+from artistid.audio.extraction import extract
+from artistid.dataset.read import read_corpus
+from artistid.foundation import cluster as clusters
 from artistid.foundation import parallel
 from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Workers
 
 N_WORKERS = 3
-PATIENCE_S = 300
+PATIENCE_S = 240
 FAILURES = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
 
 
@@ -33,7 +37,7 @@ class Cluster:
 
 
 def dask(folder: Path, *arguments: object) -> "subprocess.Popen[bytes]":
-    """The worker's own program, where the tests' functions are found, too."""
+    """Start one of dask's programs, which can import the functions of these tests."""
     with (folder / f"{arguments[0]}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "dask", *map(str, arguments), "--no-dashboard"],
@@ -46,10 +50,10 @@ def dask(folder: Path, *arguments: object) -> "subprocess.Popen[bytes]":
 
 @pytest.fixture(autouse=True)
 def patience() -> Iterator[None]:
-    """Ends a test that waits for a cluster for ever."""
+    """End a test that would wait for a cluster forever."""
 
     def give_up(*_: object) -> None:
-        raise TimeoutError("it hangs")
+        raise TimeoutError(f"no end within {PATIENCE_S} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(PATIENCE_S)
@@ -58,9 +62,8 @@ def patience() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("dask")
+@contextmanager
+def started(folder: Path) -> Iterator[Cluster]:
     file = folder / "scheduler.json"
     place = ("--host", "127.0.0.1", "--port", 0)
     processes = [dask(folder, "scheduler", *place, "--scheduler-file", file)]
@@ -79,15 +82,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             process.wait()
 
 
-def wait_for(condition: Callable[..., Any], seconds: float = 60) -> None:
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """For tests that kill no worker."""
+    with started(tmp_path_factory.mktemp("dask")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """For tests that kill workers."""
+    with started(tmp_path_factory.mktemp("dask")) as cluster:
+        yield cluster
+
+
+def wait_for(condition: Callable[..., Any], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
-def entries(cache: Path) -> list[Path]:
-    return list(cache.glob("??/[!.]*"))
+def entries(folder: Path) -> list[Path]:
+    return list((folder / "cache").glob("??/[!.]*"))
 
 
 def pid_and_square(x: int) -> tuple[int, int]:
@@ -121,93 +138,94 @@ def ran(function: Callable[..., Any], cluster: Cluster, **options: object) -> li
 
 
 @pytest.mark.slow
-def test_results_come_in_order_from_all_workers(cluster: Cluster) -> None:
-    results = ran(pid_and_square, cluster)
+def test_results_come_in_order_from_all_workers(shared_cluster: Cluster) -> None:
+    results = ran(pid_and_square, shared_cluster)
     assert [square for _, square in results] == [x * x for x in range(40)]
-    assert {pid for pid, _ in results} == {worker.pid for worker in cluster.workers}
-    assert ran(sum_with, cluster, common=(np.ones(1000),)) == [1000.0 * x for x in range(40)]
+    assert {pid for pid, _ in results} == {worker.pid for worker in shared_cluster.workers}
+    weights = np.ones(1000)
+    assert ran(sum_with, shared_cluster, common=(weights,)) == [1000.0 * x for x in range(40)]
     with pytest.raises(OSError, match="No space left on device: '/cache/x'"):
-        ran(no_space, cluster)
+        ran(no_space, shared_cluster)
+    with pytest.raises(UserError, match=r"does not see /no/such/corpus; corpus and --cache must"):
+        ran(pid_and_square, shared_cluster, needs=(PROJECT, Path("/no/such/corpus")))
 
 
 @pytest.mark.slow
-def test_what_the_cluster_lacks_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "LOST_S", 1)
-    with pytest.raises(UserError, match=r"does not see /no/such/corpus; corpus and --cache must"):
-        ran(pid_and_square, cluster, needs=(PROJECT, Path("/no/such/corpus")))
-    with pytest.raises(UserError, match="workers die of 7, one after another"):
+def test_workers_in_the_wrong_environment_are_explained(
+    shared_cluster: Cluster, tmp_path: Path
+) -> None:
+    elsewhere = subprocess.Popen(
+        [sys.executable, "-m", "dask", "worker", shared_cluster.address, "--no-dashboard"],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    )
+    with distributed.Client(shared_cluster.address, set_as_default=False) as client:
+        try:
+            wait_for(lambda: len(client.nthreads()) > N_WORKERS)
+            with pytest.raises(UserError, match="in the project's folder and environment"):
+                ran(pid_and_square, shared_cluster)
+        finally:
+            elsewhere.terminate()
+            elsewhere.wait()
+        wait_for(lambda: len(client.nthreads()) == N_WORKERS)
+
+
+@pytest.mark.slow
+def test_embeddings_from_a_cluster_equal_local_ones(
+    shared_cluster: Cluster, shared_course: Path, tmp_path: Path
+) -> None:
+    import torch  # not at the top: workers import this module
+
+    from artistid.encoders.registry import EncoderSettings, find
+
+    tracks = read_corpus(shared_course).tracks
+    recipe = find(EncoderSettings("musicnn"), torch.device("cpu"), "fp32").recipe
+    local = extract(tracks, recipe, tmp_path / "local", Workers(jobs=1))
+    far = extract(tracks, recipe, tmp_path / "far", Workers(dask=shared_cluster.address))
+    assert list(local.entries) == list(far.entries) == list(tracks)
+    for track in tracks:
+        assert local.entries[track].read_bytes() == far.entries[track].read_bytes()
+
+
+@pytest.mark.slow
+def test_crashes_are_explained(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "SILENCE_S", 1)
+    with pytest.raises(UserError, match=r": 7 keeps crashing workers$"):
         ran(kill_the_worker, cluster)
     for worker in cluster.workers:  # one of them is left
         Timer(1, worker.kill).start()
-    with pytest.raises(UserError, match="the cluster went away; run it again"):
+    with pytest.raises(UserError, match="the cluster is gone; run it again"):
         ran(forever, cluster)
     with pytest.raises(UserError, match="the scheduler has no workers; start some"):
         ran(pid_and_square, cluster)
 
 
-def addresses(cluster: Cluster) -> list[str]:
-    with distributed.Client(cluster.address, set_as_default=False) as client:
-        return list(client.nthreads())
-
-
 @pytest.mark.slow
-def test_workers_without_this_program_are_told_how_to_start(
-    cluster: Cluster, tmp_path: Path
+def test_a_worker_killed_in_the_middle_changes_no_result(
+    cluster: Cluster, finished: Finish, shared_course: Path, shared_cache: Path, tmp_path: Path
 ) -> None:
-    elsewhere = subprocess.Popen(
-        [sys.executable, "-m", "dask", "worker", cluster.address, "--no-dashboard"], cwd=tmp_path
-    )
-    try:
-        wait_for(lambda: len(addresses(cluster)) > N_WORKERS)
-        with pytest.raises(UserError, match="in the project's folder, in its environment"):
-            ran(pid_and_square, cluster)
-    finally:
-        elsewhere.terminate()
-        elsewhere.wait()
-
-
-@pytest.mark.slow
-def test_a_worker_killed_in_the_middle_changes_nothing(
-    cluster: Cluster, demo_corpus: Path, tmp_path: Path
-) -> None:
-    local, far = tmp_path / "local", tmp_path / "far"
-    subprocess.run(command("task1", demo_corpus, local, "--quiet"), check=True)
-    options = ("--dask", cluster.address, "--quiet")
-    process = subprocess.Popen(command("task1", demo_corpus, far, *options))
-    wait_for(lambda: len(entries(far / "cache")) > 60 or process.poll() is not None)
-    cluster.workers[0].send_signal(signal.SIGKILL)
-    assert process.wait() == 0
-    assert {p.name: p.read_bytes() for p in entries(local / "cache")} == {
-        p.name: p.read_bytes() for p in entries(far / "cache")
-    }
-    first, second = (
-        json.loads((folder / "out/metrics_task1.json").read_text()) for folder in (local, far)
-    )
+    local, far = finished("task1").folder, tmp_path / "out"
+    options = ("--dask", cluster.address, "--repeats", 1, "--quiet")
+    with subprocess.Popen(command("task1", shared_course, tmp_path, *options)) as process:
+        try:
+            wait_for(lambda: len(entries(tmp_path)) > 5 or process.poll() is not None)
+            cluster.workers[0].send_signal(signal.SIGKILL)
+            assert process.poll() is None
+            assert process.wait() == 0
+        finally:
+            process.kill()
+    made = entries(tmp_path)
+    assert len(made) == 28
+    for entry in made:
+        assert entry.read_bytes() == (shared_cache / entry.parent.name / entry.name).read_bytes()
+    first, second = read(local / "result/metrics_task1.json"), read(far / "metrics_task1.json")
     for key in ("models", "val", "test", "calibration"):
         assert first[key] == second[key]
-    predictions = [(folder / "out/pred_task1.json").read_bytes() for folder in (local, far)]
-    assert predictions[0] == predictions[1]
+    assert (local / "pred_task1.json").read_bytes() == (far / "pred_task1.json").read_bytes()
 
 
-@pytest.mark.slow
-def test_embeddings_of_a_cluster_are_those_of_this_machine(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    course = make_course(tmp_path, seconds=4.0)
-    for name, options in (("local", ()), ("far", ("--dask", cluster.address))):
-        settings = ("--encoder", "musicnn", "--epochs", 1, "--quiet", *options)
-        run = command("task2_baseline", course, tmp_path / name, *settings)
-        subprocess.run(run, check=True)
-    local, far = (
-        {p.name: p.read_bytes() for p in entries(tmp_path / name / "cache")}
-        for name in ("local", "far")
-    )
-    assert len(local) == 28
-    assert local == far
-
-
-def test_a_scheduler_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "CONNECT_S", 0.5)
+def test_a_missing_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "CONNECT_S", 0.5)
     for address in ("tcp://127.0.0.1:1", "nonsense://x", "127.0.0.1:1"):
         with pytest.raises(UserError, match=f"^--dask {address}: no scheduler answers there$"):
             ran(pid_and_square, Cluster(address, []))
