@@ -13,9 +13,9 @@ from artistid.dataset.library import LibrarySettings
 from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
-from artistid.models.learner import Method, NetworkLearner
+from artistid.models.learner import NetworkLearner
 from artistid.models.networks import MelCNN, MelCNNSettings
-from artistid.models.training import SpecAugment, TrainingSettings
+from artistid.models.training import Method, SpecAugment, TrainingSettings
 from artistid.results.record import Task
 
 TASK = Task(

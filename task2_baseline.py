@@ -13,9 +13,9 @@ from artistid.encoders.base import EMBEDDINGS
 from artistid.encoders.registry import EncoderSettings
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
-from artistid.models.learner import Method, NetworkLearner
+from artistid.models.learner import NetworkLearner
 from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings
-from artistid.models.training import TrainingSettings
+from artistid.models.training import Method, TrainingSettings
 from artistid.results.record import Task
 
 TASK = Task(

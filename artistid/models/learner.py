@@ -1,13 +1,11 @@
 """How the network tasks train: on train, with val to choose the epoch; then on both together."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from artistid import metrics
 from artistid.dataset.corpus import Corpus, Track
@@ -17,27 +15,14 @@ from artistid.models.checkpoint import TrainingCheckpoint, corpus_digest, save_n
 from artistid.models.crops import open_songs
 from artistid.models.devices import Devices
 from artistid.models.training import (
-    Augmentation,
     Examples,
+    Method,
     Trainer,
     TrainingSettings,
     identity_of,
-    initialised,
 )
 
 log = logging.getLogger("artistid")
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a task trains, and on what."""
-
-    network: Callable[[Any], nn.Module]
-    widths: Any  # a frozen dataclass, the argument of `network`
-    array: str  # of a cache entry: the network's input
-    input: Any  # a frozen dataclass, the settings that made the array
-    crop_frames: int  # frames of the array classified at a time
-    augment: Augmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -94,18 +79,7 @@ class NetworkLearner:
         return open_songs(entries, self.method.array, self.devices.device)
 
     def _trainer(self, tracks: Sequence[Track], settings: TrainingSettings) -> Trainer:
-        method = self.method
-        network = initialised(method.network, method.widths, self.seed, self.devices)
-        examples = self.examples(tracks)
-        return Trainer(
-            network,
-            examples,
-            method.crop_frames,
-            method.augment,
-            settings,
-            self.seed,
-            self.devices,
-        )
+        return Trainer(self.method, self.examples(tracks), settings, self.seed, self.devices)
 
     def _checkpoint(self, name: str) -> TrainingCheckpoint:
         identity = {

@@ -1,4 +1,4 @@
-"""The networks: from an excerpt to one logit for each artist."""
+"""The networks: a crop in, one logit per artist out."""
 
 from dataclasses import dataclass
 
@@ -12,23 +12,23 @@ class MelCNNSettings:
 
     n_artists: int
     n_mels: int
-    channels: tuple[int, ...] = (16, 32, 64, 128, 128)  # of each convolution block
-    hidden: int = 128  # of the two fully connected layers
-    dropout: float = 0.2  # between the two
+    channels: tuple[int, ...] = (16, 32, 64, 128, 128)  # one convolution block each
+    hidden: int = 128  # units between the two fully connected layers
+    dropout: float = 0.2  # of the hidden units
 
 
 class MelCNN(nn.Module):
-    """(batch, frames, mels) in decibels -> (batch, artists) logits.
+    """Log-mel in decibels, (batch, frames, mels) -> logits, (batch, artists).
 
-    A short-chunk CNN (Won et al. 2020, arXiv 2006.00751), but the first block strides over two
-    frames and two bands where theirs pools, and the early blocks, which take most of the time, are
-    narrow."""
+    A short-chunk CNN (Won et al. 2020, arXiv 2006.00751) with two differences for speed: the first
+    block has a stride of two instead of pooling, and the early blocks, which take most of the time,
+    are narrow."""
 
     def __init__(self, settings: MelCNNSettings) -> None:
         super().__init__()
         self.settings = settings
         first, *others = settings.channels
-        # each band by itself; what it could learn besides, the first convolution can
+        # per band; without weights, as the first convolution can learn the same
         self.normalise = nn.BatchNorm1d(settings.n_mels, affine=False)
         self.blocks = nn.Sequential(
             _block(1, first, kernel=5, stride=2),
@@ -61,12 +61,12 @@ class EmbeddingMLPSettings:
 
     n_artists: int
     dim: int  # of an embedding
-    hidden: int = 128
-    dropout: float = 0.5
+    hidden: int = 128  # units between the two fully connected layers
+    dropout: float = 0.5  # of the hidden units
 
 
 class EmbeddingMLP(nn.Module):
-    """(batch, excerpts, dim) -> (batch, artists) logits, by the mean of the embeddings."""
+    """Embeddings, (batch, excerpts, dim) -> logits, (batch, artists), from their mean over time."""
 
     def __init__(self, settings: EmbeddingMLPSettings) -> None:
         super().__init__()

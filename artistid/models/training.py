@@ -110,6 +110,18 @@ def _stretches(log_mel: Tensor, draw: Generator, max_share: float, axis: int) ->
 
 
 @dataclass(frozen=True)
+class Method:
+    """What a task trains, and on what."""
+
+    network: Callable[[Any], nn.Module]
+    widths: Any  # a frozen dataclass, the argument of `network`
+    array: str  # of a cache entry: the network's input
+    input: Any  # a frozen dataclass, the settings that made the array
+    crop_frames: int  # frames of the array classified at a time
+    augment: Augmentation | None = None
+
+
+@dataclass(frozen=True)
 class Examples:
     """Songs with known artists."""
 
@@ -138,20 +150,20 @@ class Trainer:
 
     def __init__(
         self,
-        network: nn.Module,
+        method: Method,
         train: Examples,
-        crop_frames: int,
-        augment: Augmentation | None,
         settings: TrainingSettings,
         seed: int,
         devices: Devices,
     ) -> None:
+        """`seed` draws everything random, the first weights among it."""
+        self.method, self.train, self.settings = method, train, settings
+        self.seed, self.devices = seed, devices
+        network = initialised(method.network, method.widths, seed, devices)
         self.network = network.to(device=devices.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.train, self.crop_frames, self.augment = train, crop_frames, augment
-        self.settings, self.seed, self.devices = settings, seed, devices
         self.n_artists = int(train.labels.max()) + 1
-        self.n_crops = len(covering(train.songs.lengths, crop_frames))
+        self.n_crops = len(covering(train.songs.lengths, method.crop_frames))
         self.epochs = settings.epochs or epochs_for(self.n_crops)
         self.history: list[Epoch] = []
         self._kept = _copied(network)
@@ -216,7 +228,7 @@ class Trainer:
             return song_posteriors(
                 self.network,
                 songs,
-                self.crop_frames,
+                self.method.crop_frames,
                 self.n_artists,
                 self.settings.batch_size,
                 self.devices,
@@ -247,9 +259,9 @@ class Trainer:
     def _step(self, crops: Crops, draw: Generator) -> Tensor:
         """One optimizer step; returns the mean loss of its crops."""
         device = self.devices.device
-        inputs = self.train.songs.read(crops, self.crop_frames).to(device).float()
-        if self.augment is not None:
-            inputs = self.augment(inputs, draw)
+        inputs = self.train.songs.read(crops, self.method.crop_frames).to(device).float()
+        if self.method.augment is not None:
+            inputs = self.method.augment(inputs, draw)
         labels = torch.from_numpy(self.train.labels[crops.songs]).to(device)
         targets = F.one_hot(labels, self.n_artists).float()  # class indices differ in the last bit
         with self.devices.autocast():
@@ -266,7 +278,7 @@ class Trainer:
         """What this process trains on in an epoch. All processes have equally many crops and
         batches: the first crops repeat where their number does not divide evenly."""
         draw = np.random.default_rng(seed_for(self.seed, CROPS, number))
-        crops = random_crops(self.train.songs.lengths, self.crop_frames, draw)
+        crops = random_crops(self.train.songs.lengths, self.method.crop_frames, draw)
         n = self.devices.n_processes
         own = np.resize(np.arange(len(crops)), -(-len(crops) // n) * n)[self.devices.rank :: n]
         n_batches = -(-len(own) // max(1, self.settings.batch_size // n))
