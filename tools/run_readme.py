@@ -68,11 +68,10 @@ def reason_not_to_run(command: str) -> str | None:
 
 
 def make_home(folder: Path) -> None:
-    """A library of four of the demo's artists, and a broken file, in folder/Music."""
-    artists = sorted((PROJECT / "hw1/demo/artist20/train_val").iterdir())[:4]
-    for artist in artists:
+    """A library of four of the demo's artists, one with a broken file, in folder/Music."""
+    for artist in sorted((PROJECT / "hw1/demo/artist20/train_val").iterdir())[:4]:
         shutil.copytree(artist, folder / "Music" / artist.name)
-    (folder / "Music" / artists[0].name / "broken.mp3").write_text("no music")
+    next(folder.glob("Music/*/*/*.mp3")).with_name("broken.mp3").write_text("no music")
 
 
 class Shell:
