@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from artistid.foundation import files
-from artistid.foundation.files import checkout, folder_beside, replacing, write_json
+from artistid.foundation.files import checkout, folder_beside, replacing, write_all, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -103,3 +103,16 @@ def test_only_this_projects_repository_counts_as_a_checkout(
     assert checkout() is None  # a virtual environment may lie within any repository
     (tmp_path / "hw1").mkdir()
     assert checkout() == tmp_path.resolve()
+
+
+def test_several_files_are_written_all_or_none(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, so that nothing can be written below it")
+    old = tmp_path / "a.json"
+    write_json(old, "old")
+    with pytest.raises(OSError, match="blocked"):
+        write_all({old: b"new", blocked / "b.json": b"new"})
+    assert json.loads(old.read_bytes()) == "old"
+    assert set(tmp_path.iterdir()) == {old, blocked}
+    write_all({old: b"1", tmp_path / "c" / "d.json": b"2"})
+    assert (old.read_bytes(), (tmp_path / "c" / "d.json").read_bytes()) == (b"1", b"2")

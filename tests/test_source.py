@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from conftest import tone, write_audio
 from numpy.typing import NDArray
 
 from artistid.audio.decode import AudioError
-from artistid.audio.source import load, require_frame
+from artistid.audio.source import from_samples, load, require_frame
 
 RATE = 16_000
 
@@ -67,3 +68,25 @@ def test_less_than_a_frame_is_refused() -> None:
     require_frame(tone(440, 1), RATE, RATE)
     with pytest.raises(AudioError, match=r"^too short: 16000 samples at 16000 Hz, one frame"):
         require_frame(tone(440, 1), RATE + 1, RATE)
+
+
+def test_samples_from_memory_equal_the_same_samples_from_a_file(tmp_path: Path) -> None:
+    stereo = np.stack([tone(300, 1, 44_100), tone(500, 1, 44_100)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 44_100, subtype="FLOAT")
+    ours, from_file = from_samples(stereo, 44_100, RATE), load(tmp_path / "a.wav", RATE)
+    np.testing.assert_array_equal(ours.samples, from_file.samples)
+    assert (ours.sample_rate, ours.channels) == (from_file.sample_rate, from_file.channels)
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        (np.ones(RATE, dtype=np.int16), r"not int16 \(16000,\)"),
+        (np.ones((1, 2, RATE)), r"not float64 \(1, 2, 16000\)"),
+        (np.zeros(0), "^no samples$"),
+        (np.zeros(RATE), "^silent from start to end$"),
+    ],
+)
+def test_unusable_samples_from_memory_are_refused(samples: NDArray[Any], reason: str) -> None:
+    with pytest.raises(AudioError, match=reason):
+        from_samples(samples, RATE, RATE)
