@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.random import Generator
+from torch import Tensor, nn
 
 from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
 
@@ -13,24 +16,42 @@ def network() -> MelCNN:
         return MelCNN(MelCNNSettings(n_artists=20, n_mels=96)).eval()
 
 
-def log_mel(rng: Generator, batch: int, frames: int) -> torch.Tensor:
+def log_mel(rng: Generator, batch: int, frames: int) -> Tensor:
     return torch.from_numpy(rng.normal(-30, 10, (batch, frames, 96)).astype(np.float32))
 
 
-def test_its_widths_are_those_of_the_settings() -> None:
+def shapes(network: nn.Module) -> list[tuple[int, ...]]:
+    """Of the weights, without those of normalisation."""
+    return [tuple(parameter.shape) for parameter in network.parameters() if parameter.ndim > 1]
+
+
+def dropouts(network: nn.Module) -> list[float]:
+    return [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
+
+
+def inputs_of(module: nn.Module) -> list[Tensor]:
+    """A list that receives every input of the module from now on."""
+    seen: list[Tensor] = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    return seen
+
+
+# --- MelCNN ------------------------------------------------------------------------------------
+
+
+def test_widths_are_those_of_the_settings() -> None:
     network = MelCNN(MelCNNSettings(7, 40, channels=(3, 5, 9), hidden=11, dropout=0.5))
-    shapes = [tuple(parameter.shape) for parameter in network.parameters() if parameter.ndim > 1]
-    assert shapes == [(3, 1, 5, 5), (5, 3, 3, 3), (9, 5, 3, 3), (11, 18), (7, 11)]
-    assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)] == [0.5]
+    assert shapes(network) == [(3, 1, 5, 5), (5, 3, 3, 3), (9, 5, 3, 3), (11, 18), (7, 11)]
+    assert dropouts(network) == [0.5]
 
 
-def test_the_default_is_as_large_as_planned(network: MelCNN) -> None:
-    assert len(network.blocks) >= 5
-    assert 0.25e6 < sum(parameter.numel() for parameter in network.parameters()) < 3e6
+def test_the_default_ends_in_two_layers_with_128_hidden_units(network: MelCNN) -> None:
+    assert len(network.blocks) == 5
+    assert shapes(network)[-2:] == [(128, 256), (20, 128)]
 
 
 @pytest.mark.parametrize("frames", [1, 6, 188, 301])
-def test_any_length_gives_a_logit_for_each_artist(
+def test_crops_of_any_length_give_one_logit_per_artist(
     network: MelCNN, rng: Generator, frames: int
 ) -> None:
     logits = network(log_mel(rng, 3, frames))
@@ -38,21 +59,26 @@ def test_any_length_gives_a_logit_for_each_artist(
     assert torch.isfinite(logits).all()
 
 
-def test_an_excerpts_logits_do_not_depend_on_its_neighbours(
-    network: MelCNN, rng: Generator
-) -> None:
+def test_the_other_crops_of_a_batch_do_not_matter(network: MelCNN, rng: Generator) -> None:
     batch = log_mel(rng, 4, 94)
     torch.testing.assert_close(network(batch)[2:3], network(batch[2:3]), rtol=1e-4, atol=1e-5)
 
 
-def test_it_pools_over_time_mean_and_maximum(network: MelCNN, rng: Generator) -> None:
-    """The head sees of each channel the mean and the maximum over time of the mean over bands."""
-    seen = []
-    network.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    images = []
+def test_bands_are_standardised_over_batch_and_time(rng: Generator) -> None:
+    network = MelCNN(MelCNNSettings(n_artists=4, n_mels=96))
+    seen = inputs_of(network.blocks)
+    batch = log_mel(rng, 8, 50) * torch.linspace(0.1, 10, 96)
+    network(batch)
+    expected = (batch - batch.mean(dim=(0, 1))) / batch.std(dim=(0, 1), correction=0)
+    torch.testing.assert_close(seen[0], expected[:, None], rtol=1e-3, atol=1e-3)
+
+
+def test_mean_and_maximum_over_time_are_classified(network: MelCNN, rng: Generator) -> None:
+    seen = inputs_of(network.head)
+    images: list[Any] = []
     network.blocks.register_forward_hook(lambda *values: images.append(values[2]))
     network(log_mel(rng, 2, 188))
-    over_time = images[0].mean(dim=3)
+    over_time = images[0].mean(dim=3)  # (batch, channels, time, band) -> (batch, channels, time)
     expected = torch.cat([over_time.mean(dim=2), over_time.max(dim=2).values], dim=1)
     torch.testing.assert_close(seen[0], expected)
 
@@ -65,13 +91,14 @@ def test_every_parameter_learns(rng: Generator) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_mlp_hears_the_mean_of_the_embeddings_standardised(rng: Generator) -> None:
+# --- EmbeddingMLP ------------------------------------------------------------------------------
+
+
+def test_the_standardised_mean_of_the_embeddings_is_classified(rng: Generator) -> None:
     network = EmbeddingMLP(EmbeddingMLPSettings(n_artists=5, dim=12, hidden=7, dropout=0.3))
-    shapes = [tuple(parameter.shape) for parameter in network.parameters() if parameter.ndim > 1]
-    assert shapes == [(7, 12), (5, 7)]
-    assert [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)] == [0.3]
-    seen = []
-    network.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    assert shapes(network) == [(7, 12), (5, 7)]
+    assert dropouts(network) == [0.3]
+    seen = inputs_of(network.head)
     embeddings = torch.from_numpy(rng.normal(3, 2, (64, 4, 12)).astype(np.float32))
     embeddings[:, :, 1] *= 1_000
     network(embeddings)
@@ -79,5 +106,5 @@ def test_the_mlp_hears_the_mean_of_the_embeddings_standardised(rng: Generator) -
     expected = (means - means.mean(dim=0)) / means.std(dim=0, correction=0)
     torch.testing.assert_close(seen[0], expected, rtol=1e-3, atol=1e-3)
     network.eval()
-    whole, alone = network(embeddings), network(means[:3, None])
-    torch.testing.assert_close(alone, whole[:3], rtol=1e-4, atol=1e-5)
+    together, alone = network(embeddings), network(means[:3, None])
+    torch.testing.assert_close(alone, together[:3], rtol=1e-4, atol=1e-5)

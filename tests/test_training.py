@@ -1,3 +1,7 @@
+"""Training on made songs: reproducible, resumable, and the same on two processes as on one."""
+
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -5,17 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from numpy.random import Generator
+from numpy.testing import assert_allclose
+from torch import Tensor, nn
 
-from artistid.inference import training
-from artistid.models.augmentation import spec_augment
-from artistid.models.checkpoint import ResumeFile
-from artistid.models.crops import Excerpts, covering
+from artistid import metrics
+from artistid.foundation.errors import UserError
+from artistid.models import devices, training
+from artistid.models.checkpoint import TrainingCheckpoint
+from artistid.models.crops import Crops, covering
 from artistid.models.devices import Devices
 from artistid.models.networks import MelCNN, MelCNNSettings
-from artistid.models.training import Examples, Trainer, TrainingSettings
+from artistid.models.training import Examples, Method, SpecAugment, Trainer, TrainingSettings
 
 N_ARTISTS, N_MELS, N_FRAMES = 4, 16, 12
+WIDTHS = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), hidden=16)
+METHOD = Method(MelCNN, WIDTHS, "log_mel", None, N_FRAMES, SpecAugment())
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, device="cpu", precision="fp32")
 
 
@@ -31,9 +40,9 @@ class MadeSongs:
             for label, length in zip(labels, self.lengths, strict=True)
         ]
 
-    def read(self, excerpts: Excerpts, n_frames: int) -> torch.Tensor:
-        pairs = zip(excerpts.songs, excerpts.starts, strict=True)
-        rows = [self.frames[song][start : start + n_frames] for song, start in pairs]
+    def read(self, crops: Crops, crop_frames: int) -> Tensor:
+        pairs = zip(crops.songs, crops.starts, strict=True)
+        rows = [self.frames[song][start : start + crop_frames] for song, start in pairs]
         return torch.from_numpy(np.stack(rows))
 
 
@@ -42,170 +51,332 @@ def examples(n_songs: int, seed: int) -> Examples:
     return Examples(MadeSongs(labels, seed), labels)
 
 
-def make_trainer(settings: TrainingSettings = SETTINGS, devices: Any = None) -> Trainer:
-    devices = devices or Devices("cpu", settings.precision)
-    widths = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), hidden=16)
-    network = training.initialised(MelCNN, widths, settings, devices)
-    return Trainer(
-        network, examples(22, 1), examples(12, 2), N_FRAMES, settings, devices, spec_augment
-    )
+TRAIN, VAL = examples(22, 1), examples(12, 2)
 
 
-def make_refit_trainer(settings: TrainingSettings = SETTINGS) -> Trainer:
-    """On train and val together, as the tasks do before they predict."""
-    trainer = make_trainer(settings)
-    return Trainer(
-        trainer.network,
-        examples(34, 1),
-        None,
-        N_FRAMES,
-        settings,
-        trainer.devices,
-        trainer.augment,
-    )
+def make_trainer(
+    settings: TrainingSettings = SETTINGS, seed: int = 0, processes: Any = None
+) -> Trainer:
+    processes = processes or Devices("cpu", settings.precision)
+    return Trainer(METHOD, TRAIN, settings, seed, processes)
 
 
-def resume_file(folder: Path) -> ResumeFile:
-    return ResumeFile(folder / "resume.pt", {"lr": 1}, "corpus")
+def checkpoint(folder: Path) -> TrainingCheckpoint:
+    return TrainingCheckpoint(folder / "resume.pt", {"lr": 1}, "corpus")
 
 
 def curves(trainer: Trainer) -> dict[str, list[float]]:
     return {name: values for name, values in trainer.curves.items() if name != "seconds"}
 
 
-def weights(trainer: Trainer) -> list[torch.Tensor]:
+def weights(trainer: Trainer) -> list[Tensor]:
     return [tensor.clone() for tensor in trainer.network.state_dict().values()]
 
 
-def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+def are_equal(first: list[Tensor], second: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_it_learns_and_scores_songs_it_has_not_heard(tmp_path: Path) -> None:
+# --- learning and predicting -------------------------------------------------------------------
+
+
+def test_it_learns_to_recognise_artists_in_new_songs(tmp_path: Path) -> None:
     trainer = make_trainer(replace(SETTINGS, epochs=25))
-    before = trainer.posteriors(trainer.val.songs)
-    trainer.fit(resume_file(tmp_path))
-    assert training.scoring.top_k(before, trainer.val.labels, 1) < 0.5
-    assert trainer.history[trainer.kept_epoch].top1 >= 0.9
+    before = trainer.posteriors(VAL.songs)
+    trainer.fit(VAL, checkpoint(tmp_path), resume=False)
+    assert metrics.top_k(before, VAL.labels, 1) < 0.5
+    assert metrics.top_k(trainer.posteriors(VAL.songs), VAL.labels, 1) >= 0.9
     assert trainer.history[-1].loss < 0.7 * trainer.history[0].loss
 
 
-def test_a_song_has_the_mean_posterior_of_excerpts_that_cover_it() -> None:
+def test_a_song_gets_the_mean_posterior_of_crops_that_cover_it() -> None:
     trainer = make_trainer()
-    songs = trainer.val.songs
-    found = trainer.posteriors(songs)
+    found = trainer.posteriors(VAL.songs)
     trainer.network.eval()
     for song in range(12):
-        frames = torch.from_numpy(songs.frames[song]).float()
-        starts = covering(songs.lengths[[song]], N_FRAMES).starts
+        frames = torch.from_numpy(VAL.songs.frames[song]).float()
+        starts = covering(VAL.songs.lengths[[song]], N_FRAMES).starts
         with torch.no_grad():
             parts = torch.stack([frames[start : start + N_FRAMES] for start in starts])
             expected = trainer.network(parts).softmax(dim=1).mean(dim=0)
-        np.testing.assert_allclose(found[song], expected, rtol=1e-4)
+        assert_allclose(found[song], expected, rtol=1e-4)
+
+
+def test_val_is_scored_on_whole_songs(tmp_path: Path) -> None:
+    trainer = make_trainer(replace(SETTINGS, epochs=1))
+    trainer.fit(VAL, checkpoint(tmp_path), resume=False)
+    posteriors, (epoch,) = trainer.posteriors(VAL.songs), trainer.history
+    assert epoch.val is not None
+    assert epoch.val.top1 == metrics.top_k(posteriors, VAL.labels, 1)
+    assert epoch.val.top3 == metrics.top_k(posteriors, VAL.labels, 3)
+    of_true = [row[label] for row, label in zip(posteriors, VAL.labels, strict=True)]
+    assert epoch.val.loss == pytest.approx(-np.mean(np.log(of_true)))
 
 
 def test_the_same_seed_trains_the_same_network(tmp_path: Path) -> None:
     trained = []
     for seed in (0, 0, 1):
-        trainer = make_trainer(replace(SETTINGS, seed=seed))
-        trainer.fit(resume_file(tmp_path))
+        trainer = make_trainer(seed=seed)
+        trainer.fit(VAL, checkpoint(tmp_path), resume=False)
         trained.append((curves(trainer), weights(trainer)))
-        torch.rand(3)  # what else draws in the process does not matter
+        torch.rand(3)  # random numbers drawn elsewhere do not matter
     assert trained[0][0] == trained[1][0]
-    assert same(trained[0][1], trained[1][1])
+    assert are_equal(trained[0][1], trained[1][1])
     assert trained[0][0] != trained[2][0]
 
 
-class Killed(Exception):
-    pass
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 1e-4},
+        {"weight_decay": 0.5},
+        {"label_smoothing": 0.3},
+        {"batch_size": 4},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_a_setting_changes_the_training(change: dict[str, Any]) -> None:
+    losses = []
+    for settings in (SETTINGS, replace(SETTINGS, **change)):
+        trainer = make_trainer(settings)
+        losses.append([trainer.train_epoch(0), trainer.train_epoch(1)])
+    assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("epochs_before", [1, 3, 4])
-def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs_before: int
-) -> None:
-    straight = make_trainer()
-    straight.fit(resume_file(tmp_path / "straight"))
-
-    save = ResumeFile.save
-
-    def save_and_die(self: ResumeFile, state: dict[str, Any]) -> None:
-        save(self, state)
-        if len(state["history"]) == epochs_before:
-            raise Killed
-
-    monkeypatch.setattr(ResumeFile, "save", save_and_die)
-    with pytest.raises(Killed):
-        make_trainer().fit(resume_file(tmp_path))
-    monkeypatch.undo()
-    resumed = make_trainer(replace(SETTINGS, resume=True))
-    resumed.fit(resume_file(tmp_path))
-    assert curves(resumed) == curves(straight)
-    assert same(weights(resumed), weights(straight))
+def test_small_corpora_get_more_epochs() -> None:
+    fewest, most = training.EPOCHS_RANGE
+    assert training.epochs_for(10) == most
+    assert training.epochs_for(10**7) == fewest
+    assert training.epochs_for(training.ENOUGH_CROPS // 25) == 25
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, right: list[list[int]]) -> list[Trainer]:
-    """Make val come out as `right`, the songs whose artist is found in each epoch."""
-    trainers: list[Trainer] = []
+# --- which epoch is kept -----------------------------------------------------------------------
+
+
+def script_val(monkeypatch: pytest.MonkeyPatch, right: list[list[int]]) -> None:
+    """Let the songs `right` of each epoch be the ones whose artist is found in val."""
 
     def posteriors(trainer: Trainer, _: Any) -> np.ndarray:
-        trainers[:] = [trainer]
-        wrong = np.full((12, N_ARTISTS), 0.1)
+        rows = np.full((12, N_ARTISTS), 0.1)
         for song in right[len(trainer.history)]:
-            wrong[song, trainer.val.labels[song]] = 0.7
-        return wrong
+            rows[song, VAL.labels[song]] = 0.7
+        return rows
 
     monkeypatch.setattr(Trainer, "posteriors", posteriors)
-    return trainers
 
 
-def test_the_epoch_that_val_chooses_is_kept_not_the_last(
+def test_the_epoch_that_val_chooses_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_epoch: list[list[torch.Tensor]] = []
-    run_epoch = Trainer._run_epoch
+    by_epoch: list[list[Tensor]] = []
+    train_epoch = Trainer.train_epoch
 
-    def spy(trainer: Trainer, bar: Any) -> None:
-        run_epoch(trainer, bar)
+    def spy(trainer: Trainer, *arguments: Any) -> float:
+        loss = train_epoch(trainer, *arguments)
         by_epoch.append(weights(trainer))
+        return loss
 
-    scripted(monkeypatch, [[5], [5, 6, 7, 8], [4, 5, 6, 7], [6]])
-    monkeypatch.setattr(Trainer, "_run_epoch", spy)
+    script_val(monkeypatch, [[5], [5, 6, 7, 8], [4, 5, 6, 7], [6]])
+    monkeypatch.setattr(Trainer, "train_epoch", spy)
     trainer = make_trainer()
-    trainer.fit(resume_file(tmp_path))
+    trainer.fit(VAL, checkpoint(tmp_path), resume=False)
     assert trainer.kept_epoch == 2
-    assert same(weights(trainer), by_epoch[2])
-    assert not same(weights(trainer), by_epoch[3])
+    assert are_equal(weights(trainer), by_epoch[2])
+    assert not are_equal(weights(trainer), by_epoch[3])
 
 
-def test_training_ends_when_patience_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, [[5], [5, 6], [5], [6], [5, 6, 7], *[[]] * 15])
-    for patience, epochs in ((2, 4), (3, 8)):
-        trainer = make_trainer(replace(SETTINGS, epochs=20, patience=patience))
-        trainer.fit(resume_file(tmp_path))
-        assert len(trainer.history) == epochs
+@pytest.mark.parametrize(("patience", "n_epochs"), [(2, 4), (3, 8)])
+def test_training_stops_when_patience_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int, n_epochs: int
+) -> None:
+    script_val(monkeypatch, [[5], [5, 6], [5], [6], [5, 6, 7], *[[]] * 15])
+    trainer = make_trainer(replace(SETTINGS, epochs=20, patience=patience))
+    trainer.fit(VAL, checkpoint(tmp_path), resume=False)
+    assert len(trainer.history) == n_epochs
 
 
 def merits(*epochs: list[int]) -> Any:
-    """Of 16 songs, from those of each epoch that are right."""
+    """Of 16 songs, given those that are right in each epoch."""
     values = np.zeros((len(epochs), 16))
     for row, right in zip(values, epochs, strict=True):
         row[right] = 1
     return values
 
 
-def test_of_epochs_that_val_cannot_tell_apart_the_latest_is_kept() -> None:
+def test_the_latest_epoch_within_one_standard_error_of_the_best_is_kept() -> None:
     many, few = list(range(10)), list(range(6))
-    assert training.best_of(merits(few, many, many)) == 1
-    assert training.kept_of(merits(few, many, many)) == 2
+    assert training.best_epoch_of(merits(few, many, many)) == 1
+    assert training.kept_epoch_of(merits(few, many, many)) == 2
     # one song less is just within the standard error of the difference, 1/16
-    assert training.kept_of(merits(many, many[1:])) == 1
-    # as are four lost and two gained: 0.125 of 0.155
-    assert training.kept_of(merits(many, [*many[4:], 14, 15])) == 1
-    # but not four lost: 0.25 of 0.112
-    assert training.kept_of(merits(many, many[4:])) == 0
-    assert training.kept_of(merits(few, many, few)) == 1
-    assert training.kept_of(np.ones((3, 1))) == 2
+    assert training.kept_epoch_of(merits(many, many[1:])) == 1
+    # so are four lost and two gained: 0.125 of 0.155
+    assert training.kept_epoch_of(merits(many, [*many[4:], 14, 15])) == 1
+    # four lost are not: 0.25 of 0.112
+    assert training.kept_epoch_of(merits(many, many[4:])) == 0
+    assert training.kept_epoch_of(merits(few, many, few)) == 1
+    assert training.kept_epoch_of(np.ones((3, 1))) == 2
+
+
+def test_without_val_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    trainer = make_trainer(replace(SETTINGS, patience=1))
+    trainer.fit(None, checkpoint(tmp_path), resume=False)
+    assert len(trainer.history) == 4
+    assert trainer.kept_epoch == 3
+    assert trainer.curves.keys() == {"loss", "seconds"}
+    again = make_trainer()
+    for number in range(4):
+        again.train_epoch(number)
+    assert are_equal(weights(trainer), weights(again))
+
+
+# --- resuming ----------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("val", [VAL, None], ids=["with val", "without val"])
+@pytest.mark.parametrize("n_done", [1, 3, 4])
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_done: int, val: Examples | None
+) -> None:
+    uninterrupted = make_trainer()
+    uninterrupted.fit(val, checkpoint(tmp_path / "uninterrupted"), resume=False)
+
+    save = TrainingCheckpoint.save
+
+    def save_and_die(self: TrainingCheckpoint, state: dict[str, Any]) -> None:
+        save(self, state)
+        if len(state["history"]) == n_done:
+            raise Killed
+
+    monkeypatch.setattr(TrainingCheckpoint, "save", save_and_die)
+    with pytest.raises(Killed):
+        make_trainer().fit(val, checkpoint(tmp_path), resume=False)
+    monkeypatch.undo()
+
+    trained: list[int] = []
+    train_epoch = Trainer.train_epoch
+
+    def spy(trainer: Trainer, number: int, *more: Any) -> float:
+        trained.append(number)
+        return train_epoch(trainer, number, *more)
+
+    monkeypatch.setattr(Trainer, "train_epoch", spy)
+    resumed = make_trainer()
+    resumed.fit(val, checkpoint(tmp_path), resume=True)
+    assert trained == list(range(n_done, 4))
+    assert curves(resumed) == curves(uninterrupted)
+    assert are_equal(weights(resumed), weights(uninterrupted))
+
+
+def test_nothing_to_resume_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--resume: no checkpoint at"):
+        make_trainer().fit(VAL, checkpoint(tmp_path), resume=True)
+
+
+def test_all_settings_but_the_device_must_be_the_same_to_resume() -> None:
+    cpu = Devices("cpu", "fp32")
+    identity = training.identity_of(SETTINGS, 0, cpu)
+    assert identity == training.identity_of(replace(SETTINGS, resume=True, device="auto"), 0, cpu)
+    for change in ({"lr": 1.0}, {"epochs": 5}, {"patience": 1}, {"refit": False}):
+        assert identity != training.identity_of(replace(SETTINGS, **change), 0, cpu)
+    assert identity != training.identity_of(SETTINGS, 1, cpu)
+    assert identity != training.identity_of(SETTINGS, 0, Devices("cpu", "bf16"))
+
+
+# --- mistakes and faults -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0: must be at least 1"),
+        ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
+        ({"patience": 0}, "--patience 0: must be at least 1"),
+        ({"weight_decay": float("nan")}, "--weight-decay nan: must be at least 0"),
+        ({"lr": 0.0}, r"--lr 0\.0: must be above 0"),
+        ({"lr": float("nan")}, "--lr nan: must be above 0"),
+        ({"label_smoothing": 1.0}, r"--label-smoothing 1\.0: must be from 0 to below 1"),
+        ({"crop_seconds": 0.0}, r"--crop-seconds 0\.0: must be at least 0\.1"),
+        ({"crop_seconds": float("inf")}, r"--crop-seconds inf: must be at least 0\.1"),
+    ],
+)
+def test_impossible_settings_are_refused(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainingSettings(**option)
+
+
+def test_a_diverging_loss_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="training diverged in epoch 1: use a smaller --lr"):
+        make_trainer(replace(SETTINGS, lr=1e30)).fit(VAL, checkpoint(tmp_path), resume=False)
+
+
+OUT_OF_MEMORY = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "cpu": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    "numpy": MemoryError(),
+}
+
+
+def failing_with(error: Exception) -> Any:
+    def read(*_: Any) -> None:
+        raise error
+
+    return read
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY.keys())
+def test_out_of_memory_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    trainer = make_trainer()
+    monkeypatch.setattr(MadeSongs, "read", failing_with(error))
+    remedy = r"smaller --batch-size \(now 8\) or shorter --crop-seconds \(now 3\)"
+    with pytest.raises(UserError, match=remedy):
+        trainer.fit(VAL, checkpoint(tmp_path), resume=False)
+    with pytest.raises(UserError, match=remedy):
+        trainer.posteriors(VAL.songs)
+
+
+def test_other_errors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MadeSongs, "read", failing_with(RuntimeError("our own fault")))
+    with pytest.raises(RuntimeError, match="our own fault"):
+        make_trainer().fit(VAL, checkpoint(tmp_path), resume=False)
+
+
+# --- augmentation ------------------------------------------------------------------------------
+
+
+def noise(rng: Generator, n: int = 64) -> Tensor:
+    return torch.from_numpy(rng.normal(-30, 10, (n, 50, 40)).astype(np.float32))
+
+
+def test_masks_are_stretches_of_frames_and_bands_filled_with_the_mean(rng: Generator) -> None:
+    log_mel = noise(rng)
+    masked = SpecAugment(n_masks=1, max_time=0.2, max_bands=0.5)(log_mel, rng)
+    is_masked = masked != log_mel
+    frames, bands = is_masked.all(dim=2), is_masked.all(dim=1)
+    for i in range(len(log_mel)):
+        mean = log_mel[i].mean()
+        torch.testing.assert_close(masked[i][is_masked[i]], mean.expand(int(is_masked[i].sum())))
+        # only whole frames and whole bands, each in one piece
+        assert torch.equal(is_masked[i], frames[i][:, None] | bands[i][None, :])
+        for line, most in ((frames[i], 10), (bands[i], 20)):
+            assert line.sum() <= most
+            assert torch.diff(line.int()).abs().sum() <= 2
+    assert frames.sum(dim=1).float().mean() == pytest.approx(5, abs=1)
+    assert bands.sum(dim=1).float().mean() == pytest.approx(10, abs=2)
+
+
+def test_without_masks_nothing_changes(rng: Generator) -> None:
+    log_mel = noise(rng)
+    assert torch.equal(SpecAugment(n_masks=0)(log_mel, rng), log_mel)
+
+
+# --- several processes -------------------------------------------------------------------------
 
 
 class Process:
@@ -223,138 +394,74 @@ class Process:
 
 
 @pytest.mark.parametrize(("n_processes", "batch_size"), [(1, 8), (2, 8), (3, 8), (3, 2), (2, 500)])
-def test_the_processes_share_the_crops_of_an_epoch(n_processes: int, batch_size: int) -> None:
+def test_processes_share_the_crops_of_an_epoch(n_processes: int, batch_size: int) -> None:
     settings = replace(SETTINGS, batch_size=batch_size)
-    trainers = [make_trainer(settings, Process(r, n_processes)) for r in range(n_processes)]
+    alone = make_trainer(settings, processes=Process(0, 1))
+    trainers = [
+        make_trainer(settings, processes=Process(r, n_processes)) for r in range(n_processes)
+    ]
     for number in (0, 1):
         batches = [trainer.own_batches(number) for trainer in trainers]
         sizes = [[len(batch) for batch in own] for own in batches]
-        assert all(own == sizes[0] for own in sizes)  # else they would wait for each other
+        assert all(own == sizes[0] for own in sizes)  # otherwise they would wait for each other
         assert max(sizes[0]) <= max(1, batch_size // n_processes)
-        seen = sorted(
-            (int(song), int(start))
-            for own in batches
-            for batch in own
-            for song, start in zip(batch.songs, batch.starts, strict=True)
-        )
-        expected = trainers[0].n_crops
-        assert expected <= len(seen) < expected + n_processes
-        alone = make_trainer(settings, Process(0, 1)).own_batches(number)
-        assert set(seen) == {
-            (int(song), int(start))
-            for batch in alone
-            for song, start in zip(batch.songs, batch.starts, strict=True)
-        }
+        shared = [crop for own in batches for batch in own for crop in crops_of(batch)]
+        expected = [crop for batch in alone.own_batches(number) for crop in crops_of(batch)]
+        assert len(expected) <= len(shared) < len(expected) + n_processes
+        assert set(shared) == set(expected)
 
 
-def test_small_corpora_are_gone_through_more_often() -> None:
-    few, many = training.EPOCHS_RANGE
-    assert training.epochs_for(10) == many
-    assert training.epochs_for(10**7) == few
-    middle = training.ENOUGH_CROPS // 25
-    assert training.epochs_for(middle) == 25
+def crops_of(batch: Crops) -> list[tuple[int, int]]:
+    return list(zip(batch.songs.tolist(), batch.starts.tolist(), strict=True))
 
 
-def test_a_loss_that_runs_away_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="training diverged in epoch 1: use a smaller --lr"):
-        make_trainer(replace(SETTINGS, lr=1e30)).fit(resume_file(tmp_path))
+class PlainNetwork(nn.Sequential):
+    """Without batch normalisation, whose statistics are those of each process's own crops."""
+
+    def __init__(self, _: None) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(N_FRAMES * N_MELS, 8), nn.Tanh(), nn.Linear(8, 4))
 
 
-OUT_OF_MEMORY = [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-    MemoryError(),
-]
+def steps(compute: Devices) -> dict[str, Any]:
+    """Two steps on the same crops, whatever the number of processes, and what came of them."""
+    even = examples(8, 3)
+    even.songs.lengths = np.full(8, 20)  # 16 crops: two full batches
+    plain = Method(PlainNetwork, None, "log_mel", None, N_FRAMES)
+    trainer = Trainer(plain, even, SETTINGS, 0, compute)
+    gradients: list[Tensor] = []
+    trainer._optimizer.register_step_pre_hook(
+        lambda *_: gradients.extend(p.grad.clone() for p in trainer.network.parameters())
+    )
+    loss = trainer.train_epoch(0, steps=1)
+    after_one = weights(trainer)
+    rest = trainer.train_epoch(1, steps=1)
+    return {
+        "losses": torch.tensor([loss, rest]),
+        "gradients": gradients,
+        "weights": [*after_one, *weights(trainer)],
+        "posteriors": torch.from_numpy(trainer.posteriors(VAL.songs)),
+    }
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu", "numpy"])
-def test_out_of_memory_names_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(*_: Any) -> None:
-        raise error
-
-    trainer = make_trainer()
-    monkeypatch.setattr(MadeSongs, "read", fail)
-    remedy = r"smaller --batch-size \(now 8\) or shorter --crop-seconds \(now 3\)"
-    with pytest.raises(ValueError, match=remedy):
-        trainer.fit(resume_file(tmp_path))
-    with pytest.raises(ValueError, match=remedy):
-        trainer.posteriors(trainer.val.songs)
+def run_process(rank: int, port: int, folder: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with devices.start("cpu", "fp32") as compute:
+        assert (compute.n_processes, compute.rank) == (2, rank)
+        assert compute.from_main(f"from {rank}") == "from 0"
+        assert compute.gather([rank]) == [0, 1]
+        torch.save(steps(compute), folder / f"{rank}.pt")
 
 
-def test_other_errors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise RuntimeError("a fault of ours")
-
-    monkeypatch.setattr(MadeSongs, "read", fail)
-    with pytest.raises(RuntimeError, match="a fault of ours"):
-        make_trainer().fit(resume_file(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"lr": 1e-4},
-        {"weight_decay": 0.5},
-        {"label_smoothing": 0.3},
-        {"mixup": 0.4},
-        {"batch_size": 4},
-        {"precision": "bf16"},
-    ],
-    ids=str,
-)
-def test_a_setting_changes_the_training(tmp_path: Path, change: dict[str, Any]) -> None:
-    found = []
-    for settings in (SETTINGS, replace(SETTINGS, **change)):
-        trainer = make_trainer(replace(settings, epochs=2))
-        trainer.fit(resume_file(tmp_path))
-        found.append(curves(trainer))
-    assert found[0] != found[1]
-
-
-def test_without_val_the_last_epoch_is_kept(tmp_path: Path) -> None:
-    trainer = make_refit_trainer(replace(SETTINGS, epochs=25, patience=1))
-    trainer.fit(resume_file(tmp_path))
-    assert len(trainer.history) == 25
-    assert trainer.kept_epoch == 24
-    assert np.isnan(trainer.curves["top1"]).all()
-    unheard = examples(12, 2)
-    assert training.scoring.top_k(trainer.posteriors(unheard.songs), unheard.labels, 1) >= 0.9
-
-
-def test_a_training_without_val_goes_on_where_it_was_or_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight = make_refit_trainer()
-    straight.fit(resume_file(tmp_path / "straight"))
-    settings = replace(SETTINGS, resume=True)
-    begun = make_refit_trainer(settings)
-    begun.fit(resume_file(tmp_path / "begun"), may_be_new=True)
-    assert same(weights(begun), weights(straight))
-
-    save = ResumeFile.save
-
-    def save_and_die(self: ResumeFile, state: dict[str, Any]) -> None:
-        save(self, state)
-        if len(state["history"]) == 2:
-            raise Killed
-
-    monkeypatch.setattr(ResumeFile, "save", save_and_die)
-    with pytest.raises(Killed):
-        make_refit_trainer().fit(resume_file(tmp_path))
-    monkeypatch.undo()
-    epochs = []
-    monkeypatch.setattr(Trainer, "train_epoch", spied(Trainer.train_epoch, epochs))
-    resumed = make_refit_trainer(settings)
-    resumed.fit(resume_file(tmp_path), may_be_new=True)
-    assert epochs == [2, 3]
-    assert same(weights(resumed), weights(straight))
-
-
-def spied(train_epoch: Any, numbers: list[int]) -> Any:
-    def train(self: Trainer, number: int, *more: Any) -> float:
-        numbers.append(number)
-        return float(train_epoch(self, number, *more))
-
-    return train
+@pytest.mark.slow
+def test_two_processes_take_the_same_steps_as_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(run_process, (port, tmp_path), nprocs=2)
+    alone = steps(Devices("cpu", "fp32"))
+    assert max(float(gradient.abs().max()) for gradient in alone["gradients"]) > 0.01
+    for rank in (0, 1):
+        shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(shared, alone, rtol=0, atol=1e-6)

@@ -84,8 +84,8 @@ class NetworkLearner:
     def _checkpoint(self, name: str) -> TrainingCheckpoint:
         identity = {
             **identity_of(self.settings, self.seed, self.devices),
-            **self.card.input,
-            **self.card.network,
+            **{f"input {name}": value for name, value in self.card.input.items()},
+            **{f"network {name}": value for name, value in self.card.network.items()},
             "crop_frames": self.card.crop_frames,
             "augment": str(self.method.augment),
         }

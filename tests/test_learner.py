@@ -1,0 +1,143 @@
+"""What a network task does with its corpus: train, refit, resume, and tidy up."""
+
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from artistid.audio import cache
+from artistid.audio.melspec import MelSettings
+from artistid.dataset.corpus import SPLITS, Corpus, Track
+from artistid.foundation.errors import UserError
+from artistid.models.checkpoint import TrainingCheckpoint, load_network
+from artistid.models.devices import Devices
+from artistid.models.learner import NetworkLearner
+from artistid.models.networks import MelCNN, MelCNNSettings
+from artistid.models.training import Method, SpecAugment, TrainingSettings
+
+MEL = MelSettings(n_mels=8)
+METHOD = Method(
+    MelCNN, MelCNNSettings(2, 8, channels=(2,), hidden=4), "log_mel", MEL, 6, SpecAugment()
+)
+SETTINGS = TrainingSettings(epochs=3, batch_size=4, device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def learner(tmp_path: Path) -> NetworkLearner:
+    """Two artists with two songs in train, one in val and one in test."""
+    draw = np.random.default_rng(4)
+    entries: dict[Track, Path] = {}
+    for artist in ("a", "b"):
+        for title, split in zip("wxyz", ("train", *SPLITS), strict=True):
+            track = Track(Path(f"{artist}{title}.mp3"), f"{artist}{title}", split, artist, "album")
+            entries[track] = tmp_path / "cache" / f"{artist}{title}.safetensors"
+            log_mel = draw.normal(-40, 10, (15, 8)).astype(np.float16)
+            cache.save_entry(entries[track], {"log_mel": log_mel})
+    corpus = Corpus("tiny", tuple(entries))
+    compute = Devices("cpu", "fp32")
+    return NetworkLearner(
+        "task2", METHOD, corpus, entries, SETTINGS, 0, compute, tmp_path / "result"
+    )
+
+
+def train(learner: NetworkLearner) -> Any:
+    corpus = learner.corpus
+    (best,) = learner.fit(corpus.split("train"), corpus.split("val"))
+    return best, learner.refit(best, corpus.split("train") + corpus.split("val"))
+
+
+def left(learner: NetworkLearner) -> list[str]:
+    return sorted(path.name for path in learner.folder.iterdir())
+
+
+def test_a_task_trains_refits_saves_and_tidies_up(
+    learner: NetworkLearner, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = replace(learner, settings=replace(SETTINGS, epochs=8, patience=1))
+    with caplog.at_level(logging.INFO, "artistid"):
+        best, final = train(learner)
+    n_epochs = len(best.trainer.history)
+    assert n_epochs < 8  # patience ran out
+    assert len(final.trainer.history) == n_epochs
+    text = caplog.text
+    assert "8 epochs of 12 crops; 2 to 2 training songs per artist" in text
+    assert f"{n_epochs} epochs of 18 crops; 3 to 3 training songs per artist" in text
+    assert left(learner) == ["model_task2_resume.pt", "model_task2_resume_refit.pt"]
+    final.save(learner.folder / "model_task2", learner.card)
+    learner.clean_up()
+    assert left(learner) == ["model_task2.json", "model_task2.safetensors"]
+
+    weights, card = load_network(learner.folder / "model_task2.safetensors")
+    assert card.artists == ("a", "b")
+    assert (card.task, card.input, card.crop_frames) == ("task2", asdict(MEL), 6)
+    network = MelCNN(METHOD.widths)
+    network.load_state_dict(weights)
+    final.trainer.network.load_state_dict(network.state_dict())
+    test = learner.corpus.split("test")
+    expected = final.posteriors(test)
+    assert expected.shape == (2, 2)
+    assert not np.allclose(best.posteriors(test), expected)
+
+
+@pytest.mark.parametrize("name", ["model_task2_resume.pt", "model_task2_resume_refit.pt"])
+def test_a_task_resumes_where_it_was_interrupted(
+    learner: NetworkLearner, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    _, uninterrupted = train(learner)
+    expected = uninterrupted.posteriors(learner.corpus.tracks)
+    learner.clean_up()
+    learner.folder.joinpath("model_task2_resume_refit.pt").write_bytes(b"of another training")
+
+    save = TrainingCheckpoint.save
+
+    def save_and_stop(self: TrainingCheckpoint, state: Any) -> None:
+        save(self, state)
+        if self.path.name == name:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingCheckpoint, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(learner)
+    monkeypatch.undo()
+    _, resumed = train(replace(learner, settings=replace(SETTINGS, resume=True)))
+    np.testing.assert_array_equal(resumed.posteriors(learner.corpus.tracks), expected)
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "seed": {"seed": 1},
+    "lr": {"settings": replace(SETTINGS, lr=0.1)},
+    "input n_mels": {"method": replace(METHOD, input=MelSettings(n_mels=9))},
+    "network hidden": {"method": replace(METHOD, widths=replace(METHOD.widths, hidden=5))},
+    "crop_frames": {"method": replace(METHOD, crop_frames=7)},
+    "augment": {"method": replace(METHOD, augment=None)},
+}
+
+
+def test_a_training_is_resumed_with_the_same_settings_only(learner: NetworkLearner) -> None:
+    train(learner)
+    for name, change in CHANGES.items():
+        other = replace(learner, **change)
+        other = replace(other, settings=replace(other.settings, resume=True))
+        with pytest.raises(UserError, match=rf"was started with {name} "):
+            train(other)
+    tracks = [replace(track, artist="c") for track in learner.corpus.split("val")]
+    corpus = Corpus("other", (*learner.corpus.split("train"), *tracks))
+    entries = dict(zip(corpus.tracks, learner.entries.values(), strict=False))
+    other = replace(
+        learner, corpus=corpus, entries=entries, settings=replace(SETTINGS, resume=True)
+    )
+    with pytest.raises(UserError, match="was trained on another corpus"):
+        other.fit(corpus.split("train"), [])
+
+
+def test_replacing_the_checkpoint_of_an_interrupted_run_is_said(
+    learner: NetworkLearner, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner.folder.mkdir()
+    (learner.folder / "model_task2_resume.pt").write_bytes(b"x")
+    with caplog.at_level(logging.INFO, "artistid"):
+        train(learner)
+    assert "of an interrupted run (--resume continues it)" in caplog.text
