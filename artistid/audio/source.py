@@ -34,9 +34,9 @@ def from_samples(samples: NDArray[Any], own_rate: int, sample_rate: int) -> Audi
             f"needs floating-point samples in [-1, 1], (samples,) or (samples, channels), not "
             f"{samples.dtype} {samples.shape}"
         )
-    columns = samples.reshape(len(samples), -1).astype(np.float32)
-    if columns.size == 0:
+    if samples.size == 0:
         raise AudioError("no samples")
+    columns = samples.reshape(len(samples), -1).astype(np.float32)
     audio = Audio(to_mono(columns), own_rate, "", "samples", columns.shape[1])
     return _usable(audio, sample_rate)
 
