@@ -154,8 +154,9 @@ def test_results_come_in_order_from_all_workers(shared_cluster: Cluster) -> None
 def test_workers_in_the_wrong_environment_are_explained(
     shared_cluster: Cluster, tmp_path: Path
 ) -> None:
+    options = ("--no-dashboard", "--local-directory", tmp_path)
     elsewhere = subprocess.Popen(
-        [sys.executable, "-m", "dask", "worker", shared_cluster.address, "--no-dashboard"],
+        [sys.executable, "-m", "dask", "worker", shared_cluster.address, *map(str, options)],
         cwd=tmp_path,
         stderr=subprocess.DEVNULL,
     )
