@@ -99,12 +99,16 @@ def load_model(
         state, card = load_network(path)
         devices = Devices(device, "auto")
         if card.task == "task2":
-            network: nn.Module = MelCNN(restored(MelCNNSettings, card.network))
+            widths = restored(MelCNNSettings, card.network)
             mel = restored(melspec.MelSettings, card.input)
+            _require_fit(card, widths.n_artists, mel.n_mels, widths.n_mels)
+            network: nn.Module = MelCNN(widths)
             model: SongModel = MelModel(CropClassifier(network, card.crop_frames, devices), mel)
         elif card.task == "task2_baseline":
-            network = EmbeddingMLP(restored(EmbeddingMLPSettings, card.network))
+            widths = restored(EmbeddingMLPSettings, card.network)
             encoder = registry.restore(card.input, weights, devices.device)
+            _require_fit(card, widths.n_artists, encoder.dim, widths.dim)
+            network = EmbeddingMLP(widths)
             model = EmbeddingModel(CropClassifier(network, card.crop_frames, devices), encoder)
         else:
             raise UserError(f"{path}: a model of {card.task}, which this version does not have")
@@ -114,6 +118,14 @@ def load_model(
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{path}: the card does not fit the weights ({reason})") from error
+
+
+def _require_fit(card: ModelCard, n_artists: int, input_width: int, network_width: int) -> None:
+    """Raise ValueError for a card with other artists or another input than its network."""
+    if len(card.artists) != n_artists:
+        raise ValueError(f"{len(card.artists)} artists, network for {n_artists}")
+    if input_width != network_width:
+        raise ValueError(f"input of width {input_width}, network for {network_width}")
 
 
 def newest_model(*folders: Path) -> Path:
