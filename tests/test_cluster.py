@@ -68,7 +68,7 @@ def started(folder: Path) -> Iterator[Cluster]:
     place = ("--host", "127.0.0.1", "--port", 0)
     processes = [dask(folder, "scheduler", *place, "--scheduler-file", file)]
     try:
-        wait_for(file.exists)
+        wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"))  # all of it
         address = json.loads(file.read_text())["address"]
         options = ("--nthreads", 1, "--no-nanny", "--local-directory", folder)
         workers = [dask(folder, "worker", address, *options) for _ in range(N_WORKERS)]
