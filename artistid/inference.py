@@ -94,9 +94,11 @@ def load_model(
     try:
         if path.suffix == ".skops":
             classifier, card = classical.load_model(path)
+            _require_usable(card, path, n_outputs=len(classifier.classes_))
             settings = restored(features.FeatureSettings, card.input)
             return Predictor(card, StatisticsModel(classifier, settings))
         state, card = load_network(path)
+        _require_usable(card, path, n_outputs=card.network["n_artists"])
         devices = Devices(device, "auto")
         if card.task == "task2":
             widths = restored(MelCNNSettings, card.network)
@@ -126,6 +128,13 @@ def _require_fit(card: ModelCard, n_artists: int, input_width: int, network_widt
         raise ValueError(f"{len(card.artists)} artists, network for {n_artists}")
     if input_width != network_width:
         raise ValueError(f"input of width {input_width}, network for {network_width}")
+
+
+def _require_usable(card: ModelCard, path: Path, n_outputs: int) -> None:
+    if card.source != "mix":
+        raise UserError(f"{path}: listens to {card.source}, which this version cannot provide")
+    if n_outputs != len(card.artists):
+        raise UserError(f"{path}: {len(card.artists)} artists for a model of {n_outputs}")
 
 
 def newest_model(*folders: Path) -> Path:

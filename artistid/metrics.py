@@ -184,9 +184,10 @@ def expected_calibration_error(posteriors: Posteriors, labels: Labels) -> float:
 class Evaluation:
     """What a model says about the songs of a split, and how right it is."""
 
-    top: list[list[tuple[str, float]]]  # by song: the three most probable artists, calibrated;
-    # empty for a song without a prediction
-    scores: Scores | None  # None if the artists are not known, and so are the others
+    # the three most probable artists of each song, calibrated; none for one without a prediction
+    top: list[list[tuple[str, float]]]
+    # None if the artists are not known, as the fields below
+    scores: Scores | None
     confusion: NDArray[np.intp] | None  # (artists, artists)
     calibration_error: tuple[float, float] | None  # before and after calibration
 
