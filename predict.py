@@ -65,21 +65,24 @@ def main(settings: Settings) -> None:
     ranked: dict[Path, predictions.Ranked] = {}
     refused: list[str] = []
     drawn: set[Path] = set()
-    for song in progress.bar(songs, unit="song", leave=False, hidden=len(songs) == 1):
-        try:
-            prediction = predictor.predict(song)
-        except AudioError as error:
-            refused.append(f"{printable(song)}: {error}")
-            continue
-        if prediction.note and not settings.quiet:
-            tqdm.write(f"notice: {printable(song)}: {prediction.note}", file=sys.stderr)
-        ranked[song] = prediction.top()
-        progress.say(predictions.line(song, ranked[song], width))
-        if settings.timeline:
-            names = (f"{song.stem} {n}" if n > 1 else song.stem for n in count(1))
-            figure = next(f for name in names if (f := settings.out / f"{name}.png") not in drawn)
-            drawn.add(figure)
-            write_all({figure: figures.timeline_png(prediction, song.name)})
+    with progress.decoders_silenced():
+        for song in progress.bar(songs, unit="song", leave=False, hidden=len(songs) == 1):
+            try:
+                prediction = predictor.predict(song)
+            except AudioError as error:
+                refused.append(f"{printable(song)}: {error}")
+                continue
+            if prediction.note and not settings.quiet:
+                tqdm.write(f"notice: {printable(song)}: {prediction.note}", file=sys.stderr)
+            ranked[song] = prediction.top()
+            progress.say(predictions.line(song, ranked[song], width))
+            if settings.timeline:
+                names = (f"{song.stem} {n}" if n > 1 else song.stem for n in count(1))
+                figure = next(
+                    f for name in names if (f := settings.out / f"{name}.png") not in drawn
+                )
+                drawn.add(figure)
+                write_all({figure: figures.timeline_png(prediction, song.name)})
     if settings.json:
         predictions.write_predictions_json(settings.json, ranked)
     if settings.csv:

@@ -2,12 +2,11 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, resource_tracker
@@ -78,7 +77,11 @@ def run(
         calls = (delayed(function)(item, *common) for item in items)
         results = _PLACES[place](calls, workers.jobs)
     total_s, begin = 0.0, time.perf_counter()
-    with progress.bar(total=len(items), desc=label, unit=unit) as bar:
+    in_workers = bool(workers.dask) or (place == "processes" and workers.jobs != 1)
+    with (
+        nullcontext() if in_workers else progress.decoders_silenced(),
+        progress.bar(total=len(items), desc=label, unit=unit) as bar,
+    ):
         for result in results:
             if seconds is not None:
                 total_s += seconds(result)
@@ -98,7 +101,9 @@ def _in_processes(calls: Calls, jobs: int) -> Iterator[Any]:
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
     resource_tracker.ensure_running()  # starting later, it would unblock SIGINT
     with parallel_config(backend="loky", inner_max_num_threads=1), _interrupts_deferred():
-        results = Parallel(jobs, return_as="generator", initializer=_silence_decoders)(calls)
+        results = Parallel(jobs, return_as="generator", initializer=progress.silence_decoders)(
+            calls
+        )
     try:
         yield from results
     except BrokenProcessPool as error:
@@ -106,13 +111,6 @@ def _in_processes(calls: Calls, jobs: int) -> Iterator[Any]:
             "a worker process was killed, most likely because memory ran out: use fewer --jobs "
             "and run it again (finished work is kept)"
         ) from error
-
-
-def _silence_decoders() -> None:
-    """libmpg123 reports every oddity of a stream on file descriptor 2, even where it decodes well.
-    Python's own messages still get through."""
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _in_threads(calls: Calls, _jobs: int) -> Iterator[Any]:

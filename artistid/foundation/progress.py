@@ -1,6 +1,7 @@
 """What a run shows while it works: progress bars, lines above them, and the log file."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,32 @@ def say(line: str) -> None:
     """Print above the bars, at once."""
     tqdm.write(line)
     sys.stdout.flush()
+
+
+@contextmanager
+def decoders_silenced() -> Iterator[None]:
+    """Hide what libraries write to file descriptor 2 in the block; `sys.stderr` still works.
+
+    libmpg123 reports every oddity of a stream there, for three of four mp3s found in the wild, and
+    libsndfile has no switch for it. Bars must be made inside the block."""
+    stderr, screen = sys.stderr, os.dup(2)
+    silence_decoders()
+    try:
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        sys.stderr = stderr
+
+
+def silence_decoders() -> None:
+    """The same, until the process ends."""
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+        sys.stderr.flush()
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 class _Screen(logging.Handler):
