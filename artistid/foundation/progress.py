@@ -52,7 +52,7 @@ def decoders_silenced() -> Iterator[None]:
 
 def silence_decoders() -> None:
     """The same, until the process ends."""
-    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+    if sys.__stderr__ is not None and sys.stderr is sys.__stderr__:
         sys.stderr.flush()
         sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     nowhere = os.open(os.devnull, os.O_WRONLY)
