@@ -1,1 +1,1 @@
-"""Measurements against what people would write or use instead; each runs by itself."""
+"""The measurements quoted in the documentation. Each module is one and runs by itself."""

@@ -1,30 +1,32 @@
-"""Decoding and all features, against librosa's functions called one by one on the decoded signal.
+"""Speed of decoding and feature extraction, against one librosa call per feature.
 
     python3 -m benchmarks.features [--data gamemusic] [--songs 50] [--rounds 5]
 
-One thread, in turn. librosa is not charged for decoding.
+One thread. librosa gets decoded samples.
 """
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import librosa
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-from artistid.audio.decode import decode as audio
-from artistid.audio.features import FeatureSettings, frame_features, song_features
+from artistid.audio import source
+from artistid.audio.features import FeatureSettings, frame_feature_names, song_features
 from artistid.dataset.read import read_corpus
-from benchmarks.measured import GAMEMUSIC, Measured, Ratio, brief
+from artistid.foundation import progress
+from benchmarks import measured
+from benchmarks.measured import GAMEMUSIC, Measured, Ratio, brief, seconds_of
 
 FEATURES = FeatureSettings()
+DECODING, LIBROSA, OURS = (
+    "decoding alone",
+    "librosa, 11 calls on the decoded signal",
+    f"decoding, {len(frame_feature_names(FEATURES))} features of every frame, statistics",
+)
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,17 @@ class Settings:
     data: Path = GAMEMUSIC
     """The corpus."""
     songs: int = 50
-    """Songs of train to use."""
+    """Training songs to use."""
     rounds: int = 5
-    """Times that each way goes through all of them."""
+    """Times that every song is processed."""
 
 
 def ours(path: Path) -> None:
-    song_features(audio.load(path, FEATURES.sample_rate).samples, FEATURES)
+    song_features(source.load(path, FEATURES.sample_rate).samples, FEATURES)
 
 
 def librosa_one_by_one(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(features, frames), as in a notebook: every function makes its own spectrum."""
+    """(features, frames), as in a typical notebook: every call computes its own spectrum."""
     rate = FEATURES.sample_rate
     mfcc = librosa.feature.mfcc(y=samples, sr=rate, n_mfcc=FEATURES.n_mfcc)
     return np.vstack(
@@ -62,46 +64,40 @@ def librosa_one_by_one(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     )
 
 
-def seconds(function: Callable[[Any], object], argument: Any) -> float:
-    begin = time.perf_counter()
-    function(argument)
-    return time.perf_counter() - begin
-
-
 def measure(settings: Settings) -> Measured:
     paths = [track.path for track in read_corpus(settings.data).split("train")[: settings.songs]]
-    decoded = [audio.load(path, FEATURES.sample_rate) for path in paths]
-    total = sum(song.seconds for song in decoded)
+    decoded = [source.load(path, FEATURES.sample_rate) for path in paths]
+    audio_s = sum(song.seconds for song in decoded)
+    rounds: dict[str, list[float]] = {DECODING: [], LIBROSA: [], OURS: []}
     with threadpool_limits(1):
-        ours(paths[0])  # compiles, imports and makes filter banks before anything is timed
+        ours(paths[0])  # warm up: imports, compilation, filter banks
         librosa_one_by_one(decoded[0].samples)
-        our_rounds, librosa_rounds = [], []
-        for _ in tqdm(range(settings.rounds), desc="features", unit="round", disable=None):
-            times = [
-                (seconds(ours, path), seconds(librosa_one_by_one, song.samples))
-                for path, song in zip(paths, decoded, strict=True)
-            ]
-            our_rounds.append(sum(ours for ours, _ in times))
-            librosa_rounds.append(sum(theirs for _, theirs in times))
-    ratios = [theirs / ours for ours, theirs in zip(our_rounds, librosa_rounds, strict=True)]
-    n_columns = frame_features(decoded[0].samples, FEATURES).shape[1]
-    rows = [["way", "s", "times real time"]]
-    for name, rounds in (
-        ("librosa, 11 calls on the decoded signal", librosa_rounds),
-        (f"decoding, {n_columns} features of every frame, statistics", our_rounds),
-    ):
-        median = statistics.median(rounds)
-        rows.append([name, brief(median), brief(total / median)])
+        for _ in progress.bar(range(settings.rounds), desc="features", unit="round"):
+            spent = dict.fromkeys(rounds, 0.0)
+            for path, song in zip(paths, decoded, strict=True):
+                spent[DECODING] += seconds_of(source.load, path, FEATURES.sample_rate)
+                spent[LIBROSA] += seconds_of(librosa_one_by_one, song.samples)
+                spent[OURS] += seconds_of(ours, path)
+            for name, seconds in spent.items():
+                rounds[name].append(seconds)
+    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    ratios = [theirs / ours for ours, theirs in zip(rounds[OURS], rounds[LIBROSA], strict=True)]
     return Measured(
         "Features",
         f"python3 -m benchmarks.features --data {settings.data}",
-        f"{len(paths)} songs, {total:,.0f} s of audio, one thread, median of {settings.rounds} "
-        "rounds. librosa is asked for the same features but the log-mel bands, and not charged for "
-        "decoding.",
-        rows,
+        f"{len(paths)} songs, {audio_s:,.0f} s of audio, one thread, median of {settings.rounds} "
+        "rounds. librosa computes the same features except the log-mel bands, and its time does "
+        "not include decoding.",
+        [
+            ["method", "s", "times real time"],
+            *(
+                [name, brief(seconds), brief(audio_s / seconds)]
+                for name, seconds in medians.items()
+            ),
+        ],
         [Ratio("features: librosa's calls / task 1", ratios)],
     )
 
 
 if __name__ == "__main__":
-    print(measure(tyro.cli(Settings, description=__doc__)))
+    measured.run(Settings, measure, __doc__)

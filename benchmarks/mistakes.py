@@ -1,48 +1,50 @@
-"""What the usual mistakes of this homework cost, or seem to gain.
+"""What common mistakes in solutions of this homework cost, or seem to gain.
 
     python3 -m benchmarks.mistakes [--data gamemusic] [--repeats 3]
 
-Each is made on purpose, and compared with the right way by cross-validation of train and val
-together, in 5 folds drawn several times, the same for both; test is not touched. By the SVM of
-task 1 (the best point of its grid, each way), or the MLP of task 2's baseline on musicnn. MusicFM's
-mistake, 16 kHz where 24 are expected, is made with musicnn in the same proportion: it hears
-everything 1.5 times faster and higher. Splits by song and by album are compared on the demo corpus,
-since there must be several albums.
+Each mistake is made on purpose and compared with the right way on the same folds of train and val;
+test is not used. Models are task 1's SVM, at the best point of its grid each time, and the MLP of
+task 2's baseline on musicnn. The mistake usually made with MusicFM, 16 kHz audio where 24 kHz is
+expected, is made with musicnn in the same ratio: everything sounds 1.5 times faster and higher.
+Splits by song and by album are compared on the demo corpus, which has several albums per artist.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 import task2_baseline
-from artistid import metrics as scoring
-from artistid.audio.decode import decode as audio
-from artistid.audio.decode import features
-from artistid.cli import DEMO
+from artistid import metrics
+from artistid.audio import source
+from artistid.audio.features import FeatureSettings, song_features
 from artistid.dataset.corpus import Track
 from artistid.dataset.demo import ensure_demo_corpus
 from artistid.dataset.read import read_corpus
-from artistid.encoders.registry import musicnn
-from artistid.encoders.registry import registry as encoders
+from artistid.encoders import musicnn
+from artistid.encoders.base import EMBEDDINGS
+from artistid.experiment import DEMO
+from artistid.foundation import progress
 from artistid.foundation.parallel import Workers
-from artistid.inference import classical, networks, training
-from artistid.models.classical import Folds, SongClassifier, Songs
+from artistid.metrics import Labels
+from artistid.models.classical import SongClassifier, as_songs, families
 from artistid.models.crops import ResidentSongs
 from artistid.models.devices import Devices
-from benchmarks.cross_validation import N_FOLDS, best_of, folds_of
+from artistid.models.grid_search import Candidate, Folds, cross_validate, make_folds
+from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings
+from artistid.models.training import Examples, Method, Trainer
+from benchmarks import measured
 from benchmarks.measured import GAMEMUSIC, Measured
 
-HOMEWORK_S = 30.0  # of a song that are heard
-WRONG_BY = 24 / 16  # MusicFM's rate to the course's
+N_FOLDS = 5
+HOMEWORK_S = 30.0  # of every song
+WRONG_BY = 24 / 16  # MusicFM's sample rate over the course's
 
-Rows = NDArray[np.float32]  # of a song: (excerpts, columns)
+Rows = NDArray[np.float32]  # of a song, (excerpts, columns)
 
 
 @dataclass(frozen=True)
@@ -50,160 +52,153 @@ class Settings:
     data: Path = GAMEMUSIC
     """The corpus."""
     repeats: int = 3
-    """Times that the 5 folds are drawn anew."""
+    """Times that the folds are drawn."""
 
 
 class UnscaledLater(SongClassifier):
-    """Scales the songs that it is trained on, and no others."""
+    """Scales the songs it is trained on, but not those it predicts."""
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         self.row_classifier_.set_params(scale="passthrough")
         return super().predict_proba(X)
 
 
-# --- what is heard ---------------------------------------------------------------------------
+def known_tracks(data: Path) -> tuple[list[Track], Labels]:
+    """The tracks of train and val, and their labels."""
+    corpus = read_corpus(data)
+    tracks = corpus.split("train") + corpus.split("val")
+    return tracks, metrics.labels_of([track.artist for track in tracks], corpus.artists)
 
 
-def statistics(paths: Sequence[Path], most_s: float | None = None) -> list[Rows]:
-    """Of each song, or of the first seconds of it."""
-    settings = features.FeatureSettings()
-    most = None if most_s is None else round(most_s * settings.sample_rate)
-    found = []
-    for path in tqdm(paths, desc="features", unit="song", disable=None, leave=False):
-        samples = audio.load(path, settings.sample_rate).samples[:most]
-        song = features.song_features(samples, settings)
-        found.append(np.vstack([song.excerpts, song.song]))
-    return found
+def draw_folds(tracks: Sequence[Track], repeats: int) -> list[Folds]:
+    return [make_folds(tracks, N_FOLDS, 1, seed) for seed in range(repeats)]
 
 
-def embeddings(paths: Sequence[Path], wrong_by: float = 1.0) -> list[Rows]:
-    """musicnn's, of audio that has another rate than it says."""
-    cpu = torch.device("cpu")
-    found = encoders.find("musicnn", None, 0, cpu, "fp32")
-    encoder = encoders.encoder(found.settings, found.source)
+def statistics(tracks: Sequence[Track], most_s: float | None = None) -> list[Rows]:
+    """Task 1's rows of every song, or of its first `most_s` seconds."""
+    settings = FeatureSettings()
+    n_samples = None if most_s is None else round(most_s * settings.sample_rate)
+    rows = []
+    for track in progress.bar(tracks, desc="features", unit="song", leave=False):
+        audio = source.load(track.path, settings.sample_rate)
+        song = song_features(audio.samples[:n_samples], settings)
+        rows.append(np.vstack([song.excerpts, song.song]))
+    return rows
+
+
+def embeddings(tracks: Sequence[Track], wrong_by: float = 1.0) -> list[Rows]:
+    """musicnn's, of audio at 1 / `wrong_by` of the sample rate that musicnn expects."""
+    encoder = musicnn.find(None, 0, torch.device("cpu"), "fp32")
     rate = round(encoder.sample_rate / wrong_by)
-    bar = tqdm(paths, desc="musicnn", unit="song", disable=None, leave=False)
-    return [encoders.song_embeddings(audio.load(path, rate).samples, encoder, cpu) for path in bar]
+    return [
+        encoder.song_embeddings(source.load(track.path, rate).samples)
+        for track in progress.bar(tracks, desc="musicnn", unit="song", leave=False)
+    ]
 
 
-# --- how right it is -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scored:
-    top1: list[float]  # one for each draw of the folds
-    top3: list[float]
+# --- scores for each draw of the folds ---------------------------------------------------------
 
 
 def by_svm(
-    songs: Songs,
-    labels: NDArray[np.intp],
-    folds: Sequence[Folds],
+    rows: Sequence[Rows],
+    labels: Labels,
+    draws: Sequence[Folds],
     kind: type[SongClassifier] = SongClassifier,
-) -> Scored:
-    """Of the grid point that is best over all folds."""
-    families = classical.families_for(songs, folds[0], seed=0)
-    svm = next(family for family in families if family.name == "SVM")
+) -> list[Candidate]:
+    """Of the grid point that is best over all draws."""
+    n_rows = sum(map(len, rows))  # the SVM's grid does not depend on it
+    (svm,) = (f for f in families(n_rows, rows[0].shape[1], seed=0) if f.name == "SVM")
     svm = svm._replace(classifier=kind(svm.classifier.row_classifier))
-    drawn = [classical.cross_validate(svm, songs, labels, each, Workers()) for each in folds]
-    best = best_of(drawn)
-    return Scored([one.top1 for one in best], [one.top3 for one in best])
+    grids = [cross_validate(svm, as_songs(rows), labels, folds, Workers()) for folds in draws]
+    merits = np.mean([[point.merit for point in grid] for grid in grids], axis=0)
+    return [grid[int(merits.argmax())] for grid in grids]
 
 
-def by_mlp(rows: Sequence[Rows], labels: NDArray[np.intp], folds: Sequence[Folds]) -> Scored:
-    found = Scored([], [])
-    bar = tqdm(folds, desc="MLP", unit="draw", disable=None, leave=False)
-    for seed, drawn in enumerate(bar):
-        posteriors = np.zeros((len(rows), int(labels.max()) + 1))
-        for known, held_out in drawn.pairs:
-            trainer = _mlp(_examples(rows, labels, known), seed)
+def by_mlp(rows: Sequence[Rows], labels: Labels, draws: Sequence[Folds]) -> list[Candidate]:
+    settings, devices = task2_baseline.Settings().training, Devices("cpu", "auto")
+    n_excerpts = round(settings.crop_seconds * musicnn.SAMPLE_RATE / musicnn.PATCH_SAMPLES)
+    widths = EmbeddingMLPSettings(int(labels.max()) + 1, musicnn.POOLED)
+    method = Method(EmbeddingMLP, widths, EMBEDDINGS, None, n_excerpts)
+
+    def songs(which: NDArray[np.intp]) -> ResidentSongs:
+        own = [rows[i] for i in which]
+        return ResidentSongs(torch.from_numpy(np.vstack(own)), np.array(list(map(len, own))))
+
+    found = []
+    for seed, folds in enumerate(progress.bar(draws, desc="MLP", unit="draw", leave=False)):
+        posteriors = np.zeros((len(rows), widths.n_artists))
+        for trained, scored in folds.pairs:
+            train = Examples(songs(trained), labels[trained])
+            trainer = Trainer(method, train, settings, seed, devices)
             for epoch in range(trainer.epochs):
                 trainer.train_epoch(epoch)
-            posteriors[held_out] = trainer.posteriors(_examples(rows, labels, held_out).songs)
-        found.top1.append(scoring.top_k(posteriors, labels, 1))
-        found.top3.append(scoring.top_k(posteriors, labels, 3))
+            posteriors[scored] = trainer.posteriors(songs(scored))
+        top1, top3 = (metrics.top_k(posteriors, labels, k) for k in (1, 3))
+        found.append(Candidate({}, top1, top3))
     return found
 
 
-def _examples(rows: Sequence[Rows], labels: NDArray[np.intp], which: Any) -> training.Examples:
-    own = [rows[i] for i in which]
-    songs = ResidentSongs(torch.from_numpy(np.vstack(own)), np.array([len(song) for song in own]))
-    return training.Examples(songs, labels[which])
-
-
-def _mlp(examples: training.Examples, seed: int) -> training.Trainer:
-    settings, devices = task2_baseline.Settings(seed=seed), Devices("cpu", "auto")
-    widths = networks.EmbeddingMLPSettings(int(examples.labels.max()) + 1, musicnn.POOLED)
-    network = training.initialised(networks.EmbeddingMLP, widths, settings, devices)
-    n_rows = round(settings.crop_seconds * musicnn.SAMPLE_RATE / musicnn.PATCH_SAMPLES)
-    return training.Trainer(
-        network, examples, None, n_rows, settings, devices, lambda rows, _: rows
-    )
-
-
-# --- the mistakes ----------------------------------------------------------------------------
+# --- the mistakes ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Compared:
     mistake: str
-    by: str
-    right: Scored
-    wrong: Scored
+    model: str
+    right: list[Candidate]  # one per draw of the folds
+    wrong: list[Candidate]
+
+    @property
+    def row(self) -> list[str]:
+        scores = [(c.top1 for c in self.right), (c.top3 for c in self.right)]
+        scores += [(c.top1 for c in self.wrong), (c.top3 for c in self.wrong)]
+        return [self.mistake, self.model, *(_with_spread(list(values)) for values in scores)]
 
 
-def on_music(data: Path, repeats: int) -> Iterator[Compared]:
-    tracks, labels = _known(data)
-    paths, folds = [track.path for track in tracks], folds_of(labels, repeats)
-    songs = classical.as_songs(statistics(paths))
-    right, by = by_svm(songs, labels, folds), f"SVM, {data.name}"
-    wrong = by_svm(songs, labels, folds, UnscaledLater)
-    yield Compared("features scaled for training, not for test", by, right, wrong)
-    wrong = by_svm(classical.as_songs(statistics(paths, HOMEWORK_S)), labels, folds)
-    yield Compared(f"only the first {HOMEWORK_S:.0f} s of a song heard", by, right, wrong)
-    right = by_mlp(embeddings(paths), labels, folds)
-    wrong = by_mlp(embeddings(paths, WRONG_BY), labels, folds)
-    by = f"MLP on musicnn, {data.name}"
-    yield Compared("audio at another rate than the encoder's", by, right, wrong)
+def _with_spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def on_albums(repeats: int) -> Compared:
-    ensure_demo_corpus(DEMO)
-    tracks, labels = _known(DEMO)
-    songs = classical.as_songs(statistics([track.path for track in tracks]))
-    albums = [track.album_key for track in tracks]
-    right = by_svm(songs, labels, folds_of(labels, repeats, albums))
-    wrong = by_svm(songs, labels, folds_of(labels, repeats))
-    return Compared("songs of an album on both sides", "SVM, demo (synthetic)", right, wrong)
+def on_music(data: Path, repeats: int) -> list[Compared]:
+    tracks, labels = known_tracks(data)
+    draws = draw_folds(tracks, repeats)
+    svm, mlp = f"SVM, {data.name}", f"MLP on musicnn, {data.name}"
+    rows, first = statistics(tracks), statistics(tracks, HOMEWORK_S)
+    right = by_svm(rows, labels, draws)
+    unscaled = by_svm(rows, labels, draws, UnscaledLater)
+    cut = by_svm(first, labels, draws)
+    at_its_rate = by_mlp(embeddings(tracks), labels, draws)
+    at_another = by_mlp(embeddings(tracks, WRONG_BY), labels, draws)
+    return [
+        Compared("features scaled for training but not for test", svm, right, unscaled),
+        Compared(f"only the first {HOMEWORK_S:.0f} s of a song used", svm, right, cut),
+        Compared("audio at a rate other than the encoder's", mlp, at_its_rate, at_another),
+    ]
 
 
-def _known(data: Path) -> tuple[list[Track], NDArray[np.intp]]:
-    """Songs of train and val, and their labels."""
-    corpus = read_corpus(data)
-    tracks = corpus.split("train") + corpus.split("val")
-    return tracks, scoring.labels_of([track.artist for track in tracks], corpus.artists)
+def on_albums(data: Path, repeats: int) -> Compared:
+    tracks, labels = known_tracks(data)
+    rows = statistics(tracks)
+    right = by_svm(rows, labels, draw_folds(tracks, repeats))
+    single = [replace(track, album=None) for track in tracks]  # so that folds are of songs
+    wrong = by_svm(rows, labels, draw_folds(single, repeats))
+    model = f"SVM, {data.name} (synthetic)"
+    return Compared("songs of an album in training and validation", model, right, wrong)
 
 
 def measure(settings: Settings) -> Measured:
-    rows = [["mistake", "by", "right: top-1", "top-3", "wrong: top-1", "top-3"]]
-    for found in (*on_music(settings.data, settings.repeats), on_albums(settings.repeats)):
-        row = [found.mistake, found.by]
-        for scored in (found.right, found.wrong):
-            row += [_words(scored.top1), _words(scored.top3)]
-        rows.append(row)
+    ensure_demo_corpus(DEMO)
+    found = [*on_music(settings.data, settings.repeats), on_albums(DEMO, settings.repeats)]
+    header = ["mistake", "model", "right: top-1", "top-3", "wrong: top-1", "top-3"]
     return Measured(
         "Mistakes",
         f"python3 -m benchmarks.mistakes --data {settings.data}",
-        f"Cross-validation of train and val together in {N_FOLDS} folds, drawn {settings.repeats} "
-        "times: mean, and least to most. The last mistake's scores are too good to be true, the "
-        "others' are what is left.",
-        rows,
+        f"Cross-validation over train and val together in {N_FOLDS} folds, drawn "
+        f"{settings.repeats} times: mean (minimum to maximum). The last mistake inflates the "
+        "scores; the others lower them.",
+        [header, *(one.row for one in found)],
     )
 
 
-def _words(scores: Sequence[float]) -> str:
-    return f"{np.mean(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})"
-
-
 if __name__ == "__main__":
-    print(measure(tyro.cli(Settings, description=__doc__)))
+    measured.run(Settings, measure, __doc__)

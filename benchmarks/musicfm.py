@@ -1,42 +1,38 @@
-"""Our MusicFM, and where a checkout of github.com/minzwon/musicfm is at hand the official one.
+"""Speed and agreement of our MusicFM, against the official code of github.com/minzwon/musicfm.
 
     python3 -m benchmarks.musicfm [--official CHECKOUT] [--weights FILE] [--seconds 30 120]
 
-Without weights, random ones of full size. The official code needs einops and transformers 4;
-of torchaudio, where it can't be imported, its two transforms are stood in for. Each in a process of
-its own, in turn, on the same noise, after a warm-up. "cosine" is that of the embeddings (mean over
-time) with the official ones, else with our float32 ones; "difference" the largest of the hidden
-state, in shares of its peak.
+Without --official, bfloat16 is compared with float32; without --weights, random weights of full
+size are used. The official code needs einops, transformers 4 and torchaudio, whose extra pins a
+torch that it works with. All models run in turn on the same noise, after a warm-up.
 """
 
 import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
-import librosa
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from benchmarks.measured import Measured, Ratio, brief, spread
-from benchmarks.ways import Way
-from musicfm import load_checkpoint
+from artistid.foundation import progress
+from benchmarks import measured
+from benchmarks.measured import Measured, Ratio, brief, seconds_of, spread
+from musicfm import MusicFMConfig, load_checkpoint
 from musicfm.checkpoint import MEAN, OFFICIAL, STD, official_shapes
-from musicfm.frontend import HOP, N_FFT, SAMPLE_RATE
+from musicfm.frontend import SAMPLE_RATE
 from musicfm.published import stats_beside
 
-Hidden = NDArray[np.float32]  # (frames, dim)
-Call = Callable[[int, int], Hidden]  # of so many seconds, up to a layer
+Model = Callable[[Tensor, int], NDArray[np.float32]]  # (1, samples), layer -> (frames, dim)
 
 
 @dataclass(frozen=True)
@@ -47,192 +43,137 @@ class Settings:
     """Checkpoint, with its statistics beside it. Default: random weights."""
     seconds: tuple[int, ...] = (30, 120)
     """Lengths of audio."""
-    layers: tuple[int, ...] = (7,)
-    """Layers whose output is wanted."""
+    layer: int = 7
+    """Layer whose output is wanted."""
     rounds: int = 3
-    """Times that each is run."""
+    """Times that each model is run."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to compute."""
 
 
-def measure(settings: Settings) -> Measured:
-    with tempfile.TemporaryDirectory() as folder:
-        weights = settings.weights or random_checkpoint(Path(folder) / "pretrained_random.pt")
-        ways: dict[str, Way] = {}
-        if settings.official:
-            ways["official, fp32"] = Way(official, settings.official, weights, settings.device)
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            ways[f"ours, {name}"] = Way(ours, weights, settings.device, dtype)
-        rows = [["audio", "layer", "way", "times real time", "faster", "from, to", "less CPU time"]]
-        rows[0] += ["cosine", "difference"]
-        ratios: list[Ratio] = []
-        for seconds in settings.seconds:
-            for layer in settings.layers:
-                compare(ways, seconds, layer, settings.rounds, rows, ratios)
-    than = " --official CHECKOUT" if settings.official else ""
-    basis = next(iter(ways))
-    return Measured(
-        "MusicFM",
-        f"python3 -m benchmarks.musicfm{than}",
-        f"On {settings.device}, {torch.get_num_threads()} threads, with "
-        f"{'the weights ' + weights.name if settings.weights else 'random weights of full size'}, "
-        f"median of {settings.rounds} rounds. All ratios are to {basis}; cosine is that of the "
-        "mean over time, difference the largest of the hidden state in shares of its peak.",
-        rows,
-        ratios,
-    )
+def ours(weights: Path, config: MusicFMConfig, device: str, dtype: torch.dtype) -> Model:
+    model = load_checkpoint(weights, stats_beside(weights), config).to(device, dtype)
+    return lambda audio, layer: model.hidden_state(audio, layer)[0].float().cpu().numpy()
 
 
-def compare(
-    ways: dict[str, Way],
-    seconds: int,
-    layer: int,
-    rounds: int,
-    rows: list[list[str]],
-    ratios: list[Ratio],
-) -> None:
-    """Add a row for each way, and what the first one's time is to that of each other."""
-    for way in ways.values():  # to warm up
-        way.run(seconds, layer)
-    what = f"{seconds} s, layer {layer}"
-    runs = [
-        {name: way.run(seconds, layer) for name, way in ways.items()}
-        for _ in tqdm(range(rounds), desc=f"musicfm, {what}", unit="round", disable=None)
-    ]
-    basis = next(iter(ways))
-    for name in ways:
-        wall = statistics.median(run[name].seconds for run in runs)
-        faster = [run[basis].seconds / run[name].seconds for run in runs]
-        less_cpu = statistics.median(run[basis].cpu_seconds / run[name].cpu_seconds for run in runs)
-        mine, theirs = runs[0][name].value, runs[0][basis].value
-        difference = np.abs(mine - theirs).max() / np.abs(theirs).max()
-        values = (seconds / wall, statistics.median(faster))
-        row = [f"{seconds} s", str(layer), name, *map(brief, values), spread(faster)]
-        row += [brief(less_cpu), f"{cosine(mine.mean(0), theirs.mean(0)):.6f}", f"{difference:.1e}"]
-        rows.append(row)
-        if name != basis:
-            ratios.append(Ratio(f"MusicFM, {what}: {basis} / {name}", faster))
-
-
-def cosine(a: Hidden, b: Hidden) -> float:
-    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-
-
-def noise(seconds: int, device: str) -> Tensor:
-    """(1, samples): noise whose level changes, so that frames differ."""
-    draw = np.random.default_rng(0)
-    n = seconds * SAMPLE_RATE
-    level = np.interp(np.arange(n), np.arange(0, n + 4_000, 4_000), draw.random(n // 4_000 + 1))
-    return torch.from_numpy(draw.normal(0, 0.2 * level).astype(np.float32))[None].to(device)
-
-
-def ours(weights: Path, device: str, dtype: torch.dtype) -> Call:
-    model = load_checkpoint(weights, stats_beside(weights)).to(device, dtype)
-
-    def call(seconds: int, layer: int) -> Hidden:
-        hidden = model.hidden_state(noise(seconds, device), layer)[0]
-        return hidden.float().cpu().numpy()
-
-    return call
-
-
-# --- the official code -----------------------------------------------------------------------
-
-
-def official(checkout: Path, weights: Path, device: str) -> Call:
-    """Imports CHECKOUT under the name that it expects, in place of ours."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "musicfm"]:
-        del sys.modules[name]
+def official(checkout: Path, weights: Path, device: str) -> Model:
     name = "transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer"
     conformer: Any = import_module(name)
-    package = ModuleType("musicfm")
-    package.__path__ = [str(checkout)]
-    sys.modules["musicfm"] = package
-    try:
-        import torchaudio  # noqa: F401
-    except (ImportError, OSError):
-        sys.modules["torchaudio"] = _torchaudio()
-
-    # what the hub has as facebook/wav2vec2-conformer-rope-large-960h-ft
+    # that of facebook/wav2vec2-conformer-rope-large-960h-ft, without its download
     config = conformer.Wav2Vec2ConformerConfig(
         hidden_act="swish",
         position_embeddings_type="rotary",
         num_attention_heads=16,
         intermediate_size=4096,
     )
-    conformer.Wav2Vec2ConformerConfig.from_pretrained = lambda _: config
-    kind: Any = import_module("musicfm.model.musicfm_25hz").MusicFM25Hz
-    model = kind(stat_path=str(stats_beside(weights)), model_path=None)
+    package = ModuleType("musicfm")  # the name that the checkout imports itself by
+    package.__path__ = [str(checkout)]
+    others = {k: v for k, v in sys.modules.items() if k.partition(".")[0] != "musicfm"}
+    with (
+        mock.patch.dict(sys.modules, others | {"musicfm": package}, clear=True),
+        mock.patch.object(conformer.Wav2Vec2ConformerConfig, "from_pretrained") as from_pretrained,
+    ):
+        from_pretrained.return_value = config
+        kind: Any = import_module("musicfm.model.musicfm_25hz").MusicFM25Hz
+        model = kind(stat_path=str(stats_beside(weights)), model_path=None)
     state = torch.load(weights, weights_only=True, mmap=True)["state_dict"]
     named = {name.removeprefix("model."): tensor for name, tensor in state.items()}
-    absent = set(model.load_state_dict(named, strict=False).missing_keys)
-    assert not absent & official_shapes(OFFICIAL).keys(), absent
+    missing = set(model.load_state_dict(named, strict=False).missing_keys)
+    assert not missing & official_shapes(OFFICIAL).keys(), missing
     model = model.to(device).eval()
 
     @torch.inference_mode()
-    def call(seconds: int, layer: int) -> Hidden:
-        hidden = model.get_latent(noise(seconds, device), layer_ix=layer)[0]
+    def call(audio: Tensor, layer: int) -> NDArray[np.float32]:
+        hidden: Tensor = model.get_latent(audio, layer_ix=layer)[0]
         return hidden.float().cpu().numpy()
 
     return call
 
 
-def _torchaudio() -> ModuleType:
-    """A module with the two transforms of torchaudio that the official code uses."""
-
-    class MelSpectrogram(nn.Module):
-        filters: Tensor
-        window: Tensor
-
-        def __init__(self, sample_rate: int, n_fft: int, hop_length: int, n_mels: int) -> None:
-            super().__init__()
-            assert (sample_rate, n_fft, hop_length) == (SAMPLE_RATE, N_FFT, HOP)
-            filters = librosa.filters.mel(
-                sr=sample_rate, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None
-            )
-            self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
-            self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-
-        def forward(self, audio: Tensor) -> Tensor:
-            spectrum = torch.stft(audio, N_FFT, HOP, window=self.window, return_complex=True)
-            return self.filters @ spectrum.abs().square()
-
-    class AmplitudeToDB(nn.Module):
-        def forward(self, power: Tensor) -> Tensor:
-            return 10 * power.clamp(min=1e-10).log10()
-
-    module = ModuleType("torchaudio")
-    module.transforms = ModuleType("torchaudio.transforms")  # type: ignore[attr-defined]
-    module.transforms.MelSpectrogram = MelSpectrogram
-    module.transforms.AmplitudeToDB = AmplitudeToDB
-    return module
-
-
-# --- random weights --------------------------------------------------------------------------
-
-
-def random_checkpoint(path: Path) -> Path:
-    """Write a checkpoint in the official format to `path`, and statistics beside it. Its values
-    are such that signals pass through all layers, and no normalisation does nothing."""
+def random_checkpoint(path: Path, config: MusicFMConfig) -> Path:
+    """Write a checkpoint in the official format, with statistics beside it. Its values let signals
+    through all layers and give every normalisation something to do."""
     draw = torch.Generator().manual_seed(0)
-    state = {"model.cls_token": torch.zeros(OFFICIAL.encoder_dim)}
-    for name, shape in official_shapes(OFFICIAL).items():
+    state = {}
+    for name, shape in official_shapes(config).items():
         values = torch.randn(shape, generator=draw)
         if name.endswith("running_var"):
             values = 0.5 + values.abs()
         elif len(shape) > 1:
             values /= (values.numel() / shape[0]) ** 0.5  # by the number of inputs
-        elif name.endswith("weight"):
-            values = 1 + 0.1 * values
         else:
-            values *= 0.1
+            values = 0.1 * values + name.endswith("weight")
         state[f"model.{name}"] = values
-        if name.endswith("running_var"):
-            state[f"model.{name.replace('running_var', 'num_batches_tracked')}"] = torch.tensor(1.0)
     torch.save({"state_dict": state}, path)
     stats_beside(path).write_text(json.dumps({MEAN: 6.768444971712967, STD: 18.417922652295623}))
     return path
 
 
+def noise(seconds: int) -> Tensor:
+    """(1, samples): noise of changing level, so that frames differ."""
+    draw = np.random.default_rng(0)
+    n = seconds * SAMPLE_RATE
+    level = np.interp(np.arange(n), np.arange(0, n + 4_000, 4_000), draw.random(n // 4_000 + 1))
+    return torch.from_numpy(draw.normal(0, 0.2 * level).astype(np.float32))[None]
+
+
+def compare(
+    models: Mapping[str, Model], audio: Tensor, layer: int, rounds: int
+) -> tuple[list[list[str]], list[Ratio]]:
+    """A row per model, and how many times as long the first one takes as each other."""
+    basis, *others = models
+    audio_s = audio.shape[1] // SAMPLE_RATE
+    label = f"MusicFM, {audio_s} s, layer {layer}"
+    hidden = {name: model(audio, layer) for name, model in models.items()}  # warms up, too
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in progress.bar(range(rounds), desc=label, unit="round"):
+        for name, model in models.items():
+            times[name].append(seconds_of(model, audio, layer))
+    rows, faster = [], {}
+    expected = hidden[basis]
+    mean = expected.mean(axis=0)
+    for name, found in hidden.items():
+        faster[name] = [a / b for a, b in zip(times[basis], times[name], strict=True)]
+        own_mean = found.mean(axis=0)
+        cosine = mean @ own_mean / np.linalg.norm(mean) / np.linalg.norm(own_mean)
+        difference = np.abs(found - expected).max() / np.abs(expected).max()
+        speed = audio_s / statistics.median(times[name])
+        row = [f"{audio_s} s", str(layer), name, brief(speed)]
+        row += [brief(statistics.median(faster[name])), spread(faster[name])]
+        rows.append([*row, f"{cosine:.6f}", f"{difference:.1e}"])
+    return rows, [Ratio(f"{label}: {basis} / {name}", faster[name]) for name in others]
+
+
+def measure(settings: Settings, config: MusicFMConfig = OFFICIAL) -> Measured:
+    header = ["audio", "layer", "model", "times real time", "faster", "from, to"]
+    rows, ratios = [[*header, "cosine", "difference"]], []
+    models: dict[str, Model] = {}
+    device = settings.device
+    with tempfile.TemporaryDirectory() as folder:
+        weights = settings.weights
+        if weights is None:
+            weights = random_checkpoint(Path(folder) / "pretrained_random.pt", config)
+        if settings.official is not None:
+            models["official, fp32"] = official(settings.official, weights, device)
+        models["ours, fp32"] = ours(weights, config, device, torch.float32)
+        models["ours, bf16"] = ours(weights, config, device, torch.bfloat16)
+        for seconds in settings.seconds:
+            audio = noise(seconds).to(device)
+            more_rows, more_ratios = compare(models, audio, settings.layer, settings.rounds)
+            rows += more_rows
+            ratios += more_ratios
+    return Measured(
+        "MusicFM",
+        "python3 -m benchmarks.musicfm" + (" --official CHECKOUT" if settings.official else ""),
+        f"On {device}, {torch.get_num_threads()} threads, with "
+        f"{settings.weights.name if settings.weights else 'random weights of full size'}, median "
+        f"of {settings.rounds} rounds. Relative to {next(iter(models))}: speed, cosine similarity "
+        "of the mean over time, and the largest difference of hidden states as a share of their "
+        "peak.",
+        rows,
+        ratios,
+    )
+
+
 if __name__ == "__main__":
-    print(measure(tyro.cli(Settings, description=__doc__)))
+    measured.run(Settings, measure, __doc__)
