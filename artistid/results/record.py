@@ -155,7 +155,7 @@ def _figures(record: Record) -> list[_Figure]:
         name, val = candidate.name, candidate.val
         assert val.scores is not None
         assert val.confusion is not None
-        title = f"{name} on val: top-1 {val.scores.top1_text} of {val.scores.n} songs"
+        title = f"{name}, {val.scores.n} songs of val\ntop-1 {val.scores.top1_text}"
         png = figures.confusion_png(val.confusion, record.artists, title)
         file = record.task.confusion.format(model=name)
         drawn.append(_Figure(file, name, "confusion matrix", png))
@@ -163,11 +163,32 @@ def _figures(record: Record) -> list[_Figure]:
 
 
 def _metrics(record: Record, shown: list[dict[str, str]], folder: Path) -> dict[str, Any]:
-    evaluations = {"val": record.best.val, "test": record.test}
-    evaluations = {split: e for split, e in evaluations.items() if e.scores}
+    scores, songs = {}, {}
+    calibration: dict[str, Any] = {"temperature": record.temperature}
+    for split, evaluation in (("val", record.best.val), ("test", record.test)):
+        if evaluation.scores and evaluation.calibration_error:
+            scores[split] = asdict(evaluation.scores)
+            calibration[split] = dict(
+                zip(("ece_before", "ece_after"), evaluation.calibration_error, strict=True)
+            )
+            songs[split] = [
+                {
+                    "id": track.id,
+                    "artist": track.artist,
+                    "file": Path(os.path.relpath(track.path, folder)).as_posix(),
+                    **({"best": top} if top else {}),
+                }
+                for track, top in zip(record.tracks[split], evaluation.top, strict=True)
+            ]
     details = record.best.details
     if len(record.candidates) > 1:
-        details = {"models": {c.name: _details(c) for c in record.candidates}}
+        details = {
+            "models": {
+                candidate.name: {**candidate.details, "val": asdict(candidate.val.scores)}
+                for candidate in record.candidates
+                if candidate.val.scores
+            }
+        }
     return {
         "task": record.task.name,
         "corpus": record.corpus,
@@ -176,38 +197,12 @@ def _metrics(record: Record, shown: list[dict[str, str]], folder: Path) -> dict[
         **asdict(record.provenance),
         "notices": list(record.notices),
         "left_out": {track.id: reason for track, reason in record.left_out.items()},
-        **{split: asdict(e.scores) for split, e in evaluations.items() if e.scores},
+        **scores,
         "best_model": record.best.name,
         **details,
         **record.extra,
-        "calibration": {
-            "temperature": record.temperature,
-            **{split: _calibration_errors(e) for split, e in evaluations.items()},
-        },
-        "songs": {
-            split: _songs(record.tracks[split], e, folder) for split, e in evaluations.items()
-        },
+        "calibration": calibration,
+        "songs": songs,
         "figures": shown,
         "seconds": dict(record.seconds),
     }
-
-
-def _details(candidate: Candidate) -> dict[str, Any]:
-    assert candidate.val.scores is not None
-    return {**candidate.details, "val": asdict(candidate.val.scores)}
-
-
-def _calibration_errors(evaluation: Evaluation) -> dict[str, float]:
-    assert evaluation.calibration_error is not None
-    before, after = evaluation.calibration_error
-    return {"ece_before": before, "ece_after": after}
-
-
-def _songs(tracks: Sequence[Track], evaluation: Evaluation, folder: Path) -> list[dict[str, Any]]:
-    """Each song with its artist, its file and its three most probable artists."""
-    songs = []
-    for track, top in zip(tracks, evaluation.top, strict=True):
-        file = Path(os.path.relpath(track.path, folder)).as_posix()
-        song = {"id": track.id, "artist": track.artist, "file": file}
-        songs.append(song | ({"best": top} if top else {}))
-    return songs
