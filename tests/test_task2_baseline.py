@@ -1,19 +1,20 @@
 """The baseline as people run it; what it shares with task 2 is tested in test_task2.py."""
 
-import json
-from dataclasses import fields
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Call, Script
+from conftest import Call, Finish, command, read, top1_of_songs
 from test_encoders import weights  # noqa: F401  a fixture
 
 import musicfm.published
+import task2
 import task2_baseline
 from artistid import cli
-from artistid.encoders.registry import musicnn
-from artistid.inference import training
+from artistid.encoders import musicnn
+from hw1 import count_score
 
 RESULTS = [
     "accuracy_curve_baseline.png",
@@ -25,122 +26,114 @@ RESULTS = [
 ]
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def test_from_files_to_a_scored_prediction(run_script: Script, course: Path) -> None:
-    places = ("--data", course, "--cache", course / "cache", "--encoder", "musicnn")
-    done = run_script("task2_baseline.py", *places, "--batch-size", 4)
-    assert done.returncode == 0, done.stderr
-    work = course.parent / "work"
+def test_from_files_to_a_scored_prediction(
+    finished: Finish, shared_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, screen = finished("task2_baseline")
     texts = ["log_task2_baseline.txt", "pred_task2_baseline.json"]
-    assert sorted(p.name for p in work.iterdir()) == [*texts, "result"]
-    assert sorted(p.name for p in (work / "result").iterdir()) == RESULTS
-    log = (work / "log_task2_baseline.txt").read_text()
-    for line in done.stdout.splitlines():
-        assert line in log
+    assert sorted(p.name for p in folder.iterdir()) == [*texts, "result"]
+    assert sorted(p.name for p in (folder / "result").iterdir()) == RESULTS
+    log = (folder / texts[0]).read_text()
+    assert all(line in log for line in screen.splitlines())
     digest = musicfm.published.sha256(musicnn.WEIGHTS)
     assert f"encoder: musicnn; weights msd_musicnn.safetensors, SHA-256 {digest}" in log
-    assert "musicnn: 0.0 h of audio, " in log
-    metrics = read(work / "result/metrics_task2_baseline.json")
-    assert metrics["task"] == "task2_baseline"
+
+    metrics = read(folder / "result/metrics_task2_baseline.json")
     assert metrics["encoder"]["weights"] == digest
     assert (metrics["val"]["n"], metrics["test"]["n"]) == (8, 4)
     assert metrics["val"]["top1"] >= 0.75
-    assert "MLP on embeddings of musicnn" in (work / "result/index.html").read_text()
-    scored = run_script("hw1/count_score.py", course / "test_ans.json", texts[1])
-    assert scored.stdout == f"{metrics['test']['top1']}\n{metrics['test']['top3']}\n"
-    model = read(work / "result/model_task2_baseline.json")
-    assert model["artists"] == [f"artist_{i}" for i in range(4)]
-    assert model["encoder"] == metrics["encoder"]
-    assert model["crop_frames"] == 5
+    for split in ("val", "test"):
+        assert top1_of_songs(metrics, split) == metrics[split]["top1"]
+    page = (folder / "result/index.html").read_text(encoding="utf-8")
+    assert "MLP on musicnn embeddings" in page
+    files = shared_course / "test_ans.json", folder / texts[1]
+    assert count_score.main([str(file) for file in files]) == 0
+    test = metrics["test"]
+    assert capsys.readouterr().out == f"{test['top1']}\n{test['top3']}\n"
+    card = read(folder / "result/model_task2_baseline.json")
+    assert card["input"] == metrics["encoder"]
+    assert card["crop_frames"] == 5
+
+
+Outcome = Callable[..., tuple[Any, str]]
 
 
 @pytest.fixture
-def settings(course: Path, tmp_path: Path) -> dict[str, Any]:
-    places = {"data": course, "out": tmp_path / "out", "cache": tmp_path / "cache"}
-    return {**places, "jobs": 1, "epochs": 2, "encoder": "musicnn", "refit": False}
+def outcome(shared_course: Path, shared_cache: Path, tmp_path: Path, call: Call) -> Outcome:
+    """A run of two epochs on train alone: its metrics and its screen."""
+
+    def run(*options: object) -> tuple[Any, str]:
+        places = ("--data", shared_course, "--cache", shared_cache, "--out", tmp_path / "out")
+        fast = ("--jobs", 1, "--epochs", 2, "--no-refit")
+        status, screen, errors = call(task2_baseline, *places, *fast, *options)
+        assert status == 0, errors
+        return read(tmp_path / "out/metrics_task2_baseline.json"), screen
+
+    return run
 
 
-def outcome(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
-    """Metrics of a run, and its screen."""
-    task2_baseline.main(task2_baseline.Settings(**settings))
-    metrics = read(settings["out"] / "metrics_task2_baseline.json")
-    del metrics["curves"]["seconds"]
-    return metrics, capsys.readouterr().out
+def losses(metrics: Any) -> list[float]:
+    return list(metrics["curves"]["loss"])
 
 
-def test_all_settings_are_explained_and_tested(run_script: Script) -> None:
-    names = {field.name for field in fields(task2_baseline.Settings)}
-    shared = {
-        field.name for field in (*fields(cli.CommonSettings), *fields(training.TrainingSettings))
-    }
-    assert names == shared | {"encoder", "weights", "layer"}
-    text = run_script("task2_baseline.py", "--help").stdout
-    for name in names:
-        assert f"--{name.replace('_', '-')}" in text
-
-
-def test_length_of_crops_and_seed_have_their_effect(
-    settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+def test_encoder_seed_and_length_of_crops_have_their_effect(
+    outcome: Outcome, tmp_path: Path
 ) -> None:
-    basis, screen = outcome(settings, capsys)
+    basis, screen = outcome("--encoder", "musicnn")
     assert "2 epochs of 16 crops" in screen
-    assert outcome(settings, capsys)[0]["curves"] == basis["curves"]
-    assert outcome({**settings, "seed": 1}, capsys)[0]["curves"] != basis["curves"]
-    shorter, _ = outcome({**settings, "crop_seconds": 1.0}, capsys)
-    assert shorter["settings"]["crop_seconds"] == 1.0
-    assert read(settings["out"] / "model_task2_baseline.json")["crop_frames"] == 1
+    assert basis["encoder"]["name"] == "musicnn"
+    assert losses(outcome("--encoder", "musicnn")[0]) == losses(basis)
+    assert losses(outcome("--encoder", "musicnn", "--seed", 1)[0]) != losses(basis)
+    outcome("--encoder", "musicnn", "--crop-seconds", 1)
+    assert read(tmp_path / "out/model_task2_baseline.json")["crop_frames"] == 1
 
 
-def test_with_musicfm_the_layer_has_its_effect(
-    settings: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
+def test_weights_and_layer_of_musicfm_have_their_effect(
+    outcome: Outcome,
     weights: Path,  # noqa: F811
 ) -> None:
-    musicfm_settings = {**settings, "encoder": "auto", "weights": weights, "layer": 2}
-    basis, screen = outcome(musicfm_settings, capsys)
+    basis, screen = outcome("--weights", weights, "--layer", 2)
     assert "encoder: musicfm layer 2" in screen
-    assert basis["encoder"]["name"] == "musicfm"
-    assert basis["network"]["dim"] == 32
-    other, _ = outcome({**musicfm_settings, "layer": 3}, capsys)
-    assert other["curves"] != basis["curves"]
+    assert (basis["encoder"]["name"], basis["encoder"]["layer"]) == ("musicfm", 2)
+    assert losses(outcome("--weights", weights, "--layer", 3)[0]) != losses(basis)
+
+
+def test_every_setting_is_tested() -> None:
+    """The others are those of task 2, and tested there."""
+    own, others = (cli.flat(script.Settings()).keys() for script in (task2_baseline, task2))
+    assert own - others == {"encoder", "weights", "layer"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--layer", "-1"], "--layer -1: must be at least 0"),
-        (["--weights", "nowhere.pt"], "nowhere.pt: no such file; python3 -m musicfm download"),
-        (["--encoder", "musicfm"], "--encoder musicfm: no weights found; python3 -m musicfm down"),
-        (["--encoder", "musicnn", "--resume"], "--resume: nothing to go on with, there is no res"),
-        (["--encoder", "musicnn", "--weights", "x"], "--weights: musicnn has its own; leave it"),
-        (["--crop-seconds", "0"], "--crop-seconds 0.0: must be at least 0.1"),
-        (["--data", "nowhere"], "nowhere: no such folder; name one with --data"),
+        (("--weights", "nowhere.pt"), "nowhere.pt: no such file; python3 -m musicfm download"),
+        (("--encoder", "musicfm"), "--encoder musicfm: no weights found; python3 -m musicfm down"),
+        (("--encoder", "musicnn", "--weights", "x"), "--weights: musicnn has its own"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(
-    course: Path, monkeypatch: pytest.MonkeyPatch, call: Call, arguments: list[str], reason: str
+    shared_course: Path,
+    shared_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+    arguments: tuple[str, ...],
+    reason: str,
 ) -> None:
     monkeypatch.setattr(musicfm.published, "find", lambda _: None)
-    places = [] if "--data" in arguments else ["--data", course, "--cache", course / "cache"]
-    status, _, said = call(task2_baseline, *places, "--jobs", 1, *arguments)
+    places = ("--data", shared_course, "--cache", shared_cache, "--jobs", 1)
+    status, _, errors = call(task2_baseline, *places, *arguments)
     assert status == 2
-    assert said.startswith("task2_baseline.py: ")
-    assert reason in said
-    assert len(said.splitlines()) == 1
+    assert errors.startswith("task2_baseline.py: ")
+    assert reason in errors
+    assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.slow
-def test_real_music_reaches_what_it_should(
-    gamemusic: Path, tmp_path: Path, run_script: Script
-) -> None:
-    places = ("--data", gamemusic, "--cache", tmp_path / "cache", "--out", tmp_path / "out")
-    assert run_script("task2_baseline.py", *places, "--encoder", "musicnn").returncode == 0
+def test_real_music_reaches_what_it_should(gamemusic: Path, tmp_path: Path) -> None:
+    run = command("task2_baseline", gamemusic, tmp_path, "--quiet", "--encoder", "musicnn")
+    subprocess.run(run, check=True)
     metrics = read(tmp_path / "out/metrics_task2_baseline.json")
     assert metrics["val"]["top1"] >= 0.65
     assert metrics["val"]["top3"] >= 0.85
     assert metrics["test"]["top1"] >= 0.6
-    hours = 118 / 60
-    assert hours * 3600 / metrics["seconds"]["musicnn"] > 30  # times real time, on a busy machine
