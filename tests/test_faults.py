@@ -1,61 +1,51 @@
 """Faults from outside: killed at any moment, two runs at once, nowhere to write, a full disk."""
 
+import itertools
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import skops.io
-from conftest import PROJECT, make_course
+from conftest import MODELS, PROJECT, TASKS, Call, Finish, read
 from safetensors import safe_open
 
+import task1
+import task2
+import task2_baseline
+from artistid.audio.extraction import Extraction, Recipe, extract
+from artistid.audio.features import FeatureSettings
+from artistid.dataset.read import read_corpus
 from artistid.foundation.files import TEMPORARY
+from artistid.foundation.parallel import Workers
+from artistid.models import grid_search
 from artistid.models.classical import TRUSTED_TYPES
 
-pytestmark = pytest.mark.slow
-
-OPTIONS = {
-    "task1": ["--repeats", "1"],
-    "task2": ["--epochs", "3", "--batch-size", "8"],
-    "task2_baseline": ["--epochs", "6", "--encoder", "musicnn"],
-}
+SCRIPTS = {"task1": task1, "task2": task2, "task2_baseline": task2_baseline}
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # each of two at once
 
 
-@pytest.fixture(scope="module")
-def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_course(tmp_path_factory.mktemp("course"), seconds=4.0)
-
-
-def command(task: str, data: Path, cache: Path, out: Path, *more: object) -> list[str]:
-    places = ["--data", data, "--cache", cache, "--out", out, "--jobs", 1, *more]
-    return [sys.executable, str(PROJECT / f"{task}.py"), *map(str, places), *OPTIONS[task]]
-
-
-def results(task: str, out: Path) -> Any:
+def results(task: str, texts: Path, folder: Path) -> Any:
     """All that must be the same in two runs."""
-    metrics = json.loads((out / f"metrics_{task}.json").read_text())
+    metrics = read(folder / f"metrics_{task}.json")
     metrics.get("curves", {}).pop("seconds", None)
     kept = ("val", "test", "calibration", "models", "curves", "kept_epoch")
-    return {key: metrics.get(key) for key in kept}, (out / f"pred_{task}.json").read_bytes()
-
-
-def n_files(folder: Path) -> int:
-    return sum(len(names) for _, _, names in os.walk(folder))
+    return {key: metrics.get(key) for key in kept}, (texts / f"pred_{task}.json").read_bytes()
 
 
 def require_whole_files(folder: Path) -> int:
-    """Every file that has its name can be read; how many there are."""
+    """Every file with a final name can be read; how many there are."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     named = [path for path in files if not path.name.startswith(TEMPORARY)]
     for path in named:
@@ -71,51 +61,168 @@ def require_whole_files(folder: Path) -> int:
     return len(named)
 
 
-@pytest.mark.parametrize(("task", "kills"), [("task1", 7), ("task2", 7), ("task2_baseline", 6)])
-def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_been(
-    course: Path, tmp_path: Path, task: str, kills: int
-) -> None:
-    whole = tmp_path / "whole"
-    run = command(task, course, whole / "cache", whole, "--quiet")
-    subprocess.run(run, env=ONE_THREAD, check=True)
-    expected = results(task, whole)
-    n_whole = require_whole_files(whole)
-    draw = random.Random(task)
+# --- killed before each rename -----------------------------------------------------------------
 
-    def kill(number: int) -> int:
-        """Soon after there are so many of the files that it writes; how many there were."""
-        folder = tmp_path / str(number)
-        run = command(task, course, folder / "cache", folder, "--quiet")
-        process = subprocess.Popen(run, env=ONE_THREAD, start_new_session=True)
-        while n_files(folder) < number * n_whole // kills and process.poll() is None:
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.2))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        n_killed = require_whole_files(folder)
-        resume = ["--resume"] * (folder / f"model_{task}_resume.pt").exists()
-        subprocess.run([*run, *resume], env=ONE_THREAD, check=True)
-        assert results(task, folder) == expected
+
+class Killed(BaseException):
+    """As SIGKILL: nobody handles it."""
+
+
+@contextmanager
+def killed_before_rename(number: int) -> Iterator[None]:
+    """End the block before its rename of this number, from 1. Nothing is tidied up after that."""
+    n = 0
+    replace, unlink = Path.replace, Path.unlink
+
+    def counted_replace(self: Path, target: Path) -> Path:
+        nonlocal n
+        n += 1
+        if n >= number:
+            raise Killed
+        return replace(self, target)
+
+    def unlink_while_alive(self: Path, missing_ok: bool = False) -> None:
+        if n < number:
+            unlink(self, missing_ok)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", counted_replace)
+        patch.setattr(Path, "unlink", unlink_while_alive)
+        yield
+
+
+def test_killed_while_extracting_the_next_run_ends_the_work(
+    shared_course: Path, tmp_path: Path
+) -> None:
+    tracks = read_corpus(shared_course).tracks
+    recipe = Recipe("peak", 1, FeatureSettings(), lambda s, _: {"peak": np.array([s.max()])})
+
+    def run(number: int) -> Extraction:
+        return extract(tracks, recipe, tmp_path / str(number), Workers(1))
+
+    expected = [path.read_bytes() for path in run(0).entries.values()]
+    for number in range(1, len(tracks) + 1):
+        with pytest.raises(Killed), killed_before_rename(number):
+            run(number)
+        assert require_whole_files(tmp_path / str(number)) == number - 1
+        assert [path.read_bytes() for path in run(number).entries.values()] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "n_renames", "options"),
+    [
+        ("task1", 6, ("--repeats", 1)),
+        ("task2", 11, ("--epochs", 2, "--batch-size", 8)),
+        ("task2_baseline", 11, ("--epochs", 2, "--encoder", "musicnn")),
+    ],
+)
+def test_killed_before_any_rename_the_next_run_ends_as_usual(
+    shared_course: Path,
+    shared_cache: Path,
+    tmp_path: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    n_renames: int,
+    options: tuple[object, ...],
+) -> None:
+    families = grid_search.families
+    monkeypatch.setattr(grid_search, "families", lambda *sizes: families(*sizes)[::3])  # two
+    metrics, predictions = f"metrics_{task}.json", f"pred_{task}.json"
+
+    def run(folder: Path, *more: object) -> None:
+        places = ("--data", shared_course, "--cache", shared_cache, "--out", folder)
+        assert call(SCRIPTS[task], *places, "--jobs", 1, *options, *more)[0] == 0
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    run(old, "--seed", 1)
+    run(new)
+    expected = results(task, new, new)
+    assert (old / predictions).read_bytes() != (new / predictions).read_bytes()
+    for number in itertools.count(1):
+        folder = Path(shutil.copytree(old, tmp_path / str(number)))
+        try:
+            with killed_before_rename(number):
+                run(folder)
+            break  # it has fewer renames
+        except Killed:
+            pass
         require_whole_files(folder)
-        return n_killed
+        for name in (predictions, MODELS[task]):
+            content = (folder / name).read_bytes()
+            assert content in ((old / name).read_bytes(), (new / name).read_bytes())
+        if (folder / metrics).read_bytes() != (old / metrics).read_bytes():  # renamed after these
+            assert results(task, folder, folder) == expected
+        resume = ("--resume",) * (folder / f"model_{task}_resume.pt").exists()
+        run(folder, *resume)
+        assert results(task, folder, folder) == expected
+        assert (folder / MODELS[task]).read_bytes() == (new / MODELS[task]).read_bytes()
+        assert not list(folder.glob("*resume*"))
+    assert number == n_renames + 1
+
+
+# --- killed in earnest, and two at once --------------------------------------------------------
+
+
+def command(task: str, data: Path, cache: Path, out: Path, *more: object) -> list[str]:
+    places = ("--data", data, "--cache", cache, "--out", out)
+    return [sys.executable, *map(str, (PROJECT / f"{task}.py", *places, *TASKS[task], *more))]
+
+
+def has_entries(folder: Path) -> bool:
+    return len(list((folder / "cache").rglob("*.safetensors"))) >= 10
+
+
+def has_results(folder: Path) -> bool:
+    """A checkpoint of a training, or the first file of task 1."""
+    return any(folder.glob("out/model_*"))
+
+
+@pytest.mark.slow
+def test_killed_while_extracting_and_while_training_the_next_run_ends_as_usual(
+    finished: Finish, shared_course: Path, shared_cache: Path, tmp_path: Path
+) -> None:
+    expected = {
+        task: results(task, finished(task).folder, finished(task).folder / "result")
+        for task in TASKS
+    }
+
+    def kill(moment: tuple[str, Callable[[Path], bool]]) -> None:
+        task, reached = moment
+        folder = tmp_path / f"{task}-{reached.__name__}"
+        cache = folder / "cache" if reached is has_entries else shared_cache
+        run = command(task, shared_course, cache, folder / "out", "--quiet")
+        process = subprocess.Popen(run, env=ONE_THREAD, start_new_session=True)
+        while not reached(folder):
+            assert process.poll() is None
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        require_whole_files(folder)
+        assert not (folder / f"out/metrics_{task}.json").exists()
+        resume = ["--resume"] * (folder / f"out/model_{task}_resume.pt").exists()
+        assert bool(resume) is (reached is has_results and task != "task1")
+        subprocess.run([*run, *resume], env=ONE_THREAD, check=True)
+        assert results(task, folder / "out", folder / "out") == expected[task]
+        require_whole_files(folder)
 
     with ThreadPoolExecutor(2) as two:
-        assert len(set(two.map(kill, range(kills)))) > 2  # they were different moments
+        list(two.map(kill, itertools.product(TASKS, (has_entries, has_results))))
 
 
-def test_two_runs_at_once_share_a_cache(course: Path, tmp_path: Path) -> None:
-    runs = {
-        name: command("task1", course, tmp_path / "cache", tmp_path / name, "--quiet")
-        for name in ("first", "second", "alone")
-    }
-    both = [subprocess.Popen(runs[name]) for name in ("first", "second")]
+@pytest.mark.slow
+def test_two_runs_at_once_share_a_cache(
+    finished: Finish, shared_course: Path, tmp_path: Path
+) -> None:
+    expected = results("task1", finished("task1").folder, finished("task1").folder / "result")
+    outs = [tmp_path / name for name in ("first", "second")]
+    runs = [command("task1", shared_course, tmp_path / "cache", out, "--quiet") for out in outs]
+    both = [subprocess.Popen(run, env=ONE_THREAD) for run in runs]
     assert [process.wait() for process in both] == [0, 0]
     assert require_whole_files(tmp_path / "cache") == 28
     assert list(tmp_path.rglob(f"{TEMPORARY}*")) == []
-    runs["alone"][runs["alone"].index(str(tmp_path / "cache"))] = str(tmp_path / "other")
-    subprocess.run(runs["alone"], check=True)
-    expected = results("task1", tmp_path / "alone")
-    assert all(results("task1", tmp_path / name) == expected for name in ("first", "second"))
+    assert all(results("task1", out, out) == expected for out in outs)
 
 
 # --- nowhere to write --------------------------------------------------------------------------
@@ -123,7 +230,7 @@ def test_two_runs_at_once_share_a_cache(course: Path, tmp_path: Path) -> None:
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_mounts() -> Shell:
     """Runs shell commands, then a program, where file systems can be mounted for it alone."""
 
@@ -137,84 +244,79 @@ def own_mounts() -> Shell:
     except FileNotFoundError:
         able = False
     if not able:
-        pytest.skip("file systems can't be mounted here by unshare")
+        pytest.skip("unshare cannot mount file systems here")
     return run
 
 
-@pytest.fixture(scope="module")
-def finished(course: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """Cache and results of an undisturbed run of task 1."""
-    folder = tmp_path_factory.mktemp("finished")
-    places = {"cache": folder / "cache", "out": folder / "out"}
-    subprocess.run(command("task1", course, *places.values(), "--quiet"), check=True)
-    return places
+def read_only(folder: Path) -> str:
+    return f"mount --bind {folder} {folder}; mount -o remount,ro,bind {folder}"
 
 
-def test_a_full_cache_may_be_read_only(
-    own_mounts: Shell, course: Path, finished: Mapping[str, Path], tmp_path: Path
+@pytest.mark.slow
+def test_a_complete_cache_may_be_read_only(
+    own_mounts: Shell, finished: Finish, shared_course: Path, shared_cache: Path, tmp_path: Path
 ) -> None:
-    cache = finished["cache"]
-    read_only = f"mount --bind {cache} {cache}; mount -o remount,ro,bind {cache}"
-    done = own_mounts(read_only, command("task1", course, cache, tmp_path / "out"))
+    expected = results("task1", finished("task1").folder, finished("task1").folder / "result")
+    run = command("task1", shared_course, shared_cache, tmp_path / "out")
+    done = own_mounts(read_only(shared_cache), run)
     assert done.returncode == 0, done.stderr
-    assert results("task1", tmp_path / "out") == results("task1", finished["out"])
+    assert results("task1", tmp_path / "out", tmp_path / "out") == expected
 
 
+@pytest.mark.slow
 def test_a_read_only_cache_that_lacks_something_is_one_line(
-    own_mounts: Shell, course: Path, finished: Mapping[str, Path], tmp_path: Path
+    own_mounts: Shell, shared_course: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    shutil.copytree(finished["cache"], cache)
-    shutil.rmtree(next(path for path in sorted(cache.iterdir()) if path.is_dir()))
-    read_only = f"mount --bind {cache} {cache}; mount -o remount,ro,bind {cache}"
-    done = own_mounts(read_only, command("task1", course, cache, tmp_path / "out"))
+    cache.mkdir()
+    done = own_mounts(read_only(cache), command("task1", shared_course, cache, tmp_path / "out"))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"task1.py: {cache}/")
     assert "Read-only file system; make room there, or name a folder that can be" in line
 
 
-@pytest.mark.parametrize("task", OPTIONS)
-def test_a_disk_that_is_full_for_the_cache_is_one_line(
-    own_mounts: Shell, course: Path, tmp_path: Path, task: str
+@pytest.mark.slow
+def test_a_disk_too_small_for_the_cache_is_one_line(
+    own_mounts: Shell, shared_course: Path, tmp_path: Path
 ) -> None:
     cache, kept = tmp_path / "cache", tmp_path / "kept"
     cache.mkdir()
-    program = command(task, course, cache, tmp_path / "out")
+    program = command("task1", shared_course, cache, tmp_path / "out")
     small = f"mount -t tmpfs -o size=64k tmpfs {cache}"
     script = f"{shlex.join(program)}; code=$?; cp -r {cache} {kept}; exit $code"
     done = own_mounts(f"{small}; set +e", ["sh", "-c", script])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"{task}.py: {cache}")
+    assert line.startswith(f"task1.py: {cache}")
     assert "No space left on device; make room there, or name a folder" in line
-    require_whole_files(kept)
+    assert require_whole_files(kept) > 0
     assert list(kept.rglob(f"{TEMPORARY}*")) == []
-    assert not (tmp_path / "out" / f"pred_{task}.json").exists()
+    assert line in (tmp_path / "out/log.txt").read_text().replace("stopped: ", "task1.py: ")
+    assert not (tmp_path / "out/pred_task1.json").exists()
 
 
-@pytest.mark.parametrize(("free", "file"), [("0", "log.txt"), ("16K", "_confusion_matrix.png")])
-def test_a_disk_that_is_full_for_the_results_leaves_the_old_ones(
-    own_mounts: Shell,
-    course: Path,
-    finished: Mapping[str, Path],
-    tmp_path: Path,
-    free: str,
-    file: str,
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_old_results(
+    own_mounts: Shell, finished: Finish, shared_course: Path, shared_cache: Path, tmp_path: Path
 ) -> None:
-    out, kept = tmp_path / "out", tmp_path / "kept"
+    """All but the log, which is written from the start."""
+    out, kept, old = tmp_path / "out", tmp_path / "kept", finished("task1").folder / "result"
     out.mkdir()
-    program = command("task1", course, finished["cache"], out, "--seed", 1)
+    program = command("task1", shared_course, shared_cache, out, "--seed", 1)
     full = (
-        f"mount -t tmpfs -o size=64m tmpfs {out}; cp -p {finished['out']}/* {out}; "
-        f"dd if=/dev/zero of={out}/filler bs=1k 2>/dev/null; truncate -s -{free} {out}/filler"
+        f"mount -t tmpfs -o size=64m tmpfs {out}; cp -p {old}/* {out}; "
+        f"dd if=/dev/zero of={out}/filler bs=1k 2>/dev/null; truncate -s -16K {out}/filler"
     )
     script = f"{shlex.join(program)}; code=$?; cp -rp {out} {kept}; exit $code"
     done = own_mounts(f"set +e; {full}", ["sh", "-c", script])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.endswith(f"{file}: No space left on device")
-    (kept / "filler").unlink()
+    assert line.startswith(f"task1.py: {out}/")
+    assert line.endswith(": No space left on device")
+    assert "corpus tiny" in (kept / "log.txt").read_text()
+    for name in ("filler", "log.txt"):
+        (kept / name).unlink()
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
-        path.name: path.read_bytes() for path in finished["out"].iterdir()
+        path.name: path.read_bytes() for path in old.iterdir()
     }
