@@ -54,7 +54,7 @@ def test_albums_in_both_train_and_val_cause_a_warning(tmp_path: Path) -> None:
     (tmp_path / "artist20/train_val/blur/two").mkdir(parents=True)
     (tmp_path / "artist20/train_val/blur/two/other.mp3").touch()
     corpus = read_corpus(make(tmp_path, val=["./train_val/blur/two/other.mp3"]))
-    assert "1 album(s) are in train and in val (blur/two)" in corpus.warnings[0]
+    assert "1 album(s) in both train and val (blur/two)" in corpus.warnings[0]
 
 
 def test_albums_with_the_same_title_by_two_artists_are_two_albums(tmp_path: Path) -> None:

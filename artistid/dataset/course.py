@@ -34,8 +34,8 @@ def read_course(root: Path) -> Corpus:
     shared = sorted({track.album_key for track in train} & {track.album_key for track in val})
     if shared:
         warnings.append(
-            f"{len(shared)} album(s) are in train and in val ({listing(shared, 5)}): val scores "
-            "are too high, since a model may recognise the album's sound instead of the artist"
+            f"{len(shared)} album(s) in both train and val ({listing(shared, 5)}): val scores are "
+            "optimistic, because a model can recognise the album instead of the artist"
         )
     name = (root.parent if root.name == "artist20" else root).resolve().name
     name = "artist20" if name == "hw1" else name
