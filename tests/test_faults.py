@@ -31,8 +31,10 @@ from artistid.foundation.files import TEMPORARY
 from artistid.foundation.parallel import Workers
 from artistid.models import grid_search
 from artistid.models.classical import TRUSTED_TYPES
+from artistid.results import figures
 
 SCRIPTS = {"task1": task1, "task2": task2, "task2_baseline": task2_baseline}
+PNG_END = b"IEND\xaeB`\x82"
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # each of two at once
 
 
@@ -57,7 +59,7 @@ def require_whole_files(folder: Path) -> int:
         elif path.suffix == ".skops":
             skops.io.load(path, trusted=TRUSTED_TYPES)
         elif path.suffix == ".png":
-            assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+            assert path.read_bytes().endswith(PNG_END)
     return len(named)
 
 
@@ -94,7 +96,7 @@ def killed_before_rename(number: int) -> Iterator[None]:
 def test_killed_while_extracting_the_next_run_ends_the_work(
     shared_course: Path, tmp_path: Path
 ) -> None:
-    tracks = read_corpus(shared_course).tracks
+    tracks = read_corpus(shared_course).tracks[:9]
     recipe = Recipe("peak", 1, FeatureSettings(), lambda s, _: {"peak": np.array([s.max()])})
 
     def run(number: int) -> Extraction:
@@ -114,7 +116,7 @@ def test_killed_while_extracting_the_next_run_ends_the_work(
     [
         ("task1", 6, ("--repeats", 1)),
         ("task2", 11, ("--epochs", 2, "--batch-size", 8)),
-        ("task2_baseline", 11, ("--epochs", 2, "--encoder", "musicnn")),
+        ("task2_baseline", 9, ("--epochs", 1, "--encoder", "musicnn")),
     ],
 )
 def test_killed_before_any_rename_the_next_run_ends_as_usual(
@@ -129,7 +131,11 @@ def test_killed_before_any_rename_the_next_run_ends_as_usual(
 ) -> None:
     families = grid_search.families
     monkeypatch.setattr(grid_search, "families", lambda *sizes: families(*sizes)[::3])  # two
+    monkeypatch.setattr(figures, "_png", lambda *_: PNG_END)
     metrics, predictions = f"metrics_{task}.json", f"pred_{task}.json"
+    exact = [predictions, MODELS[task]]
+    if task == "task1":
+        exact.remove(MODELS[task])  # its file numbers objects by their addresses
 
     def run(folder: Path, *more: object) -> None:
         places = ("--data", shared_course, "--cache", shared_cache, "--out", folder)
@@ -149,7 +155,7 @@ def test_killed_before_any_rename_the_next_run_ends_as_usual(
         except Killed:
             pass
         require_whole_files(folder)
-        for name in (predictions, MODELS[task]):
+        for name in exact:
             content = (folder / name).read_bytes()
             assert content in ((old / name).read_bytes(), (new / name).read_bytes())
         if (folder / metrics).read_bytes() != (old / metrics).read_bytes():  # renamed after these
@@ -157,7 +163,9 @@ def test_killed_before_any_rename_the_next_run_ends_as_usual(
         resume = ("--resume",) * (folder / f"model_{task}_resume.pt").exists()
         run(folder, *resume)
         assert results(task, folder, folder) == expected
-        assert (folder / MODELS[task]).read_bytes() == (new / MODELS[task]).read_bytes()
+        assert [(folder / name).read_bytes() for name in exact] == [
+            (new / name).read_bytes() for name in exact
+        ]
         assert not list(folder.glob("*resume*"))
     assert number == n_renames + 1
 
@@ -167,7 +175,8 @@ def test_killed_before_any_rename_the_next_run_ends_as_usual(
 
 def command(task: str, data: Path, cache: Path, out: Path, *more: object) -> list[str]:
     places = ("--data", data, "--cache", cache, "--out", out)
-    return [sys.executable, *map(str, (PROJECT / f"{task}.py", *places, *TASKS[task], *more))]
+    options = (*places, *TASKS[task], "--jobs", 1, *more)
+    return [sys.executable, *map(str, (PROJECT / f"{task}.py", *options))]
 
 
 def has_entries(folder: Path) -> bool:
@@ -175,40 +184,36 @@ def has_entries(folder: Path) -> bool:
 
 
 def has_results(folder: Path) -> bool:
-    """A checkpoint of a training, or the first file of task 1."""
+    """A checkpoint of a training, or the model of task 1."""
     return any(folder.glob("out/model_*"))
 
 
 @pytest.mark.slow
 def test_killed_while_extracting_and_while_training_the_next_run_ends_as_usual(
-    finished: Finish, shared_course: Path, shared_cache: Path, tmp_path: Path
+    finished: Finish, shared_course: Path, tmp_path: Path
 ) -> None:
-    expected = {
-        task: results(task, finished(task).folder, finished(task).folder / "result")
-        for task in TASKS
-    }
-
-    def kill(moment: tuple[str, Callable[[Path], bool]]) -> None:
-        task, reached = moment
-        folder = tmp_path / f"{task}-{reached.__name__}"
-        cache = folder / "cache" if reached is has_entries else shared_cache
-        run = command(task, shared_course, cache, folder / "out", "--quiet")
-        process = subprocess.Popen(run, env=ONE_THREAD, start_new_session=True)
-        while not reached(folder):
-            assert process.poll() is None
-            time.sleep(0.001)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        require_whole_files(folder)
-        assert not (folder / f"out/metrics_{task}.json").exists()
-        resume = ["--resume"] * (folder / f"out/model_{task}_resume.pt").exists()
-        assert bool(resume) is (reached is has_results and task != "task1")
+    def kill_twice(task: str) -> None:
+        folder = tmp_path / task
+        out = folder / "out"
+        run = command(task, shared_course, folder / "cache", out, "--quiet")
+        for reached in (has_entries, has_results):
+            process = subprocess.Popen(run, env=ONE_THREAD, start_new_session=True)
+            while not reached(folder):
+                assert process.poll() is None
+                time.sleep(0.001)
+            os.killpg(process.pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+            require_whole_files(folder)
+            assert not (out / f"metrics_{task}.json").exists()
+        resume = [] if task == "task1" else ["--resume"]
         subprocess.run([*run, *resume], env=ONE_THREAD, check=True)
-        assert results(task, folder / "out", folder / "out") == expected[task]
         require_whole_files(folder)
 
     with ThreadPoolExecutor(2) as two:
-        list(two.map(kill, itertools.product(TASKS, (has_entries, has_results))))
+        list(two.map(kill_twice, TASKS))
+    for task in TASKS:
+        expected = results(task, finished(task).folder, finished(task).folder / "result")
+        assert results(task, tmp_path / task / "out", tmp_path / task / "out") == expected
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Call, Finish, command, read, top1_of_songs
+from conftest import Call, Finish, command, n_right, read, top1_of_songs
 
 import task1
 from artistid import cli
@@ -140,10 +140,10 @@ def test_seed_and_jobs(outcome: Outcome) -> None:
 
 
 @pytest.mark.slow
-def test_real_music_reaches_what_it_should(gamemusic: Path, tmp_path: Path) -> None:
-    """Mistake 1: test features that skip the scaler score 0.08 on test, where val has 0.46."""
-    subprocess.run(command("task1", gamemusic, tmp_path, "--quiet"), check=True)
+def test_real_music_is_learnt(some_music: Path, tmp_path: Path) -> None:
+    """Mistake 1: test features that skip the scaler score far less on test than on val."""
+    options = ("--quiet", "--repeats", 1, "--jobs", 1)
+    subprocess.run(command("task1", some_music, tmp_path, *options), check=True)
     metrics = read(tmp_path / "out/metrics_task1.json")
-    assert metrics["val"]["top1"] >= 0.70
-    assert metrics["test"]["top1"] >= 0.58
-    assert metrics["test"]["top3"] >= 0.78
+    assert n_right(metrics) >= 9
+    assert metrics["test"]["top1"] >= 0.4

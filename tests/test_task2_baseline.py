@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Call, Finish, command, read, top1_of_songs
+from conftest import Call, Finish, command, n_right, read, top1_of_songs
 from test_encoders import weights  # noqa: F401  a fixture
 
 import musicfm.published
@@ -130,10 +130,8 @@ def test_a_users_mistake_is_one_line_and_status_2(
 
 
 @pytest.mark.slow
-def test_real_music_reaches_what_it_should(gamemusic: Path, tmp_path: Path) -> None:
-    run = command("task2_baseline", gamemusic, tmp_path, "--quiet", "--encoder", "musicnn")
-    subprocess.run(run, check=True)
+def test_real_music_is_learnt(some_music: Path, tmp_path: Path) -> None:
+    options = ("--quiet", "--encoder", "musicnn", "--jobs", 1)
+    subprocess.run(command("task2_baseline", some_music, tmp_path, *options), check=True)
     metrics = read(tmp_path / "out/metrics_task2_baseline.json")
-    assert metrics["val"]["top1"] >= 0.65
-    assert metrics["val"]["top3"] >= 0.85
-    assert metrics["test"]["top1"] >= 0.6
+    assert n_right(metrics) >= 9
