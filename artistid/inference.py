@@ -103,13 +103,13 @@ def load_model(
         if card.task == "task2":
             widths = restored(MelCNNSettings, card.network)
             mel = restored(melspec.MelSettings, card.input)
-            _require_fit(card, widths.n_artists, mel.n_mels, widths.n_mels)
+            _require_width(mel.n_mels, widths.n_mels)
             network: nn.Module = MelCNN(widths)
             model: SongModel = MelModel(CropClassifier(network, card.crop_frames, devices), mel)
         elif card.task == "task2_baseline":
             widths = restored(EmbeddingMLPSettings, card.network)
             encoder = registry.restore(card.input, weights, devices.device)
-            _require_fit(card, widths.n_artists, encoder.dim, widths.dim)
+            _require_width(encoder.dim, widths.dim)
             network = EmbeddingMLP(widths)
             model = EmbeddingModel(CropClassifier(network, card.crop_frames, devices), encoder)
         else:
@@ -122,19 +122,16 @@ def load_model(
         raise UserError(f"{path}: the card does not fit the weights ({reason})") from error
 
 
-def _require_fit(card: ModelCard, n_artists: int, input_width: int, network_width: int) -> None:
-    """Raise ValueError for a card with other artists or another input than its network."""
-    if len(card.artists) != n_artists:
-        raise ValueError(f"{len(card.artists)} artists, network for {n_artists}")
-    if input_width != network_width:
-        raise ValueError(f"input of width {input_width}, network for {network_width}")
-
-
 def _require_usable(card: ModelCard, path: Path, n_outputs: int) -> None:
     if card.source != "mix":
         raise UserError(f"{path}: listens to {card.source}, which this version cannot provide")
     if n_outputs != len(card.artists):
         raise UserError(f"{path}: {len(card.artists)} artists for a model of {n_outputs}")
+
+
+def _require_width(made: int, expected: int) -> None:
+    if made != expected:
+        raise ValueError(f"input of width {made} for a network of {expected}")
 
 
 def newest_model(*folders: Path) -> Path:
