@@ -269,19 +269,6 @@ def test_a_complete_cache_may_be_read_only(
 
 
 @pytest.mark.slow
-def test_a_read_only_cache_that_lacks_something_is_one_line(
-    own_mounts: Shell, shared_course: Path, tmp_path: Path
-) -> None:
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    done = own_mounts(read_only(cache), command("task1", shared_course, cache, tmp_path / "out"))
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"task1.py: {cache}/")
-    assert "Read-only file system; make room there, or name a folder that can be" in line
-
-
-@pytest.mark.slow
 def test_a_disk_too_small_for_the_cache_is_one_line(
     own_mounts: Shell, shared_course: Path, tmp_path: Path
 ) -> None:

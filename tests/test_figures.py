@@ -1,5 +1,6 @@
 """The figures, as matplotlib draws them."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -19,7 +20,7 @@ CURVES = {
 
 
 @pytest.fixture(autouse=True)
-def _closed() -> None:
+def _closed() -> Iterator[None]:
     yield
     plt.close("all")
 

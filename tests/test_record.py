@@ -74,25 +74,6 @@ def test_predictions_have_one_key_for_each_test_song(tmp_path: Path) -> None:
     assert predictions == {"001": ["cher", "dido", "blur"], "002": ["abba", "blur", "dido"]}
 
 
-def test_an_unusable_test_song_has_no_key_and_counts_as_wrong(tmp_path: Path) -> None:
-    values, predictions = written(tmp_path, made(tmp_path, ["cher", "blur", "abba"]))
-    assert list(predictions) == ["001", "002"]
-    assert (values["test"]["n"], values["test"]["top1"]) == (3, pytest.approx(1 / 3))
-    assert values["test"]["top3"] == pytest.approx(2 / 3)
-    assert values["test"]["per_artist"]["abba"] == {"n": 1, "recall": 0, "precision": 0, "f1": 0}
-    assert values["left_out"] == {"003": "empty file"}
-
-
-def test_without_test_songs_there_are_no_predictions(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("INFO", "artistid"):
-        values, predictions = written(tmp_path, made(tmp_path, []))
-    assert predictions == {}
-    assert values.keys() & {"test"} == values["songs"].keys() & {"test"} == set()
-    assert "no test songs" in caplog.text
-
-
 def test_metrics_keep_their_contract(tmp_path: Path) -> None:
     values, _ = written(tmp_path, made(tmp_path, ["cher", "abba"], extra={"encoder": {"a": 1}}))
     assert {k: values[k] for k in ("task", "corpus", "seed", "notices", "best_model")} == {
