@@ -72,8 +72,17 @@ def test_a_users_mistake_is_one_line_in_the_log(tmp_path: Path) -> None:
     assert written == ["corpus demo", "stopped: --lr 0: must be above 0"]
 
 
-def test_ctrl_c_is_one_line_in_the_log(tmp_path: Path) -> None:
-    assert stopped_by(KeyboardInterrupt(), tmp_path / "log.txt") == ["corpus demo", "interrupted"]
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (BrokenPipeError(), "stopped: the reader of the output has left"),
+    ],
+)
+def test_what_is_nobodys_fault_is_one_line_in_the_log(
+    tmp_path: Path, error: BaseException, line: str
+) -> None:
+    assert stopped_by(error, tmp_path / "log.txt") == ["corpus demo", line]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")

@@ -77,8 +77,8 @@ class _File(logging.FileHandler):
 def logging_to(path: Path, quiet: bool) -> Iterator[None]:
     """Send the log to the file at `path`, line by line, and to the screen unless `quiet`.
 
-    Whatever ends the block early is the last entry of the file: one line for a user's mistake or
-    Ctrl-C, the traceback for everything else.
+    Whatever ends the block early is the last entry of the file: one line for a user's mistake,
+    Ctrl-C or a closed pipe, the traceback for everything else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _File(path, mode="w", encoding="utf-8", errors="backslashreplace")
@@ -96,6 +96,8 @@ def logging_to(path: Path, quiet: bool) -> Iterator[None]:
             log.error("stopped: %s", error)
         elif isinstance(error, KeyboardInterrupt):
             log.error("interrupted")
+        elif isinstance(error, BrokenPipeError):
+            log.error("stopped: the reader of the output has left")
         else:
             _log_unless_disk_is_full(error)
         raise
