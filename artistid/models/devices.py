@@ -5,6 +5,7 @@ many, each with its own GPU or on the CPU; accelerate finds out which of them th
 """
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -108,6 +109,7 @@ def start(device: DeviceName = "auto", precision: Precision = "auto") -> Iterato
         yield devices
     finally:
         if devices.n_processes > 1:
+            gc.collect()  # networks that share gradients keep threads of the group alive
             devices._state.destroy_process_group()
 
 
