@@ -142,7 +142,7 @@ def test_seed_and_jobs(outcome: Outcome) -> None:
 @pytest.mark.slow
 def test_real_music_is_learnt(some_music: Path, tmp_path: Path) -> None:
     """Mistake 1: test features that skip the scaler score far less on test than on val."""
-    options = ("--quiet", "--repeats", 1, "--jobs", 1)
+    options = ("--quiet", "--repeats", 1, "--jobs", 2)
     subprocess.run(command("task1", some_music, tmp_path, *options), check=True)
     metrics = read(tmp_path / "out/metrics_task1.json")
     assert n_right(metrics) >= 9
