@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from artistid.audio import features, melspec, source
 from artistid.audio.decode import Audio
-from artistid.audio.excerpts import covering
 from artistid.encoders import registry
 from artistid.encoders.base import Encoder
 from artistid.foundation.errors import UserError, first_line
@@ -19,7 +18,7 @@ from artistid.metrics import tempered
 from artistid.models import classical
 from artistid.models.card import ModelCard, restored
 from artistid.models.checkpoint import load_network
-from artistid.models.crops import Crops, ResidentSongs
+from artistid.models.crops import ResidentSongs, covering
 from artistid.models.devices import DeviceName, Devices
 from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
 from artistid.models.training import crop_posteriors
@@ -202,7 +201,7 @@ class CropClassifier:
     def posteriors(self, frames: Tensor) -> tuple[Floats, NDArray[np.intp]]:
         """(crops, artists), and the first frame of each crop."""
         song = ResidentSongs(frames, np.array([len(frames)]))
-        crops = Crops(*covering(song.lengths, self.crop_frames))
+        crops = covering(song.lengths, self.crop_frames)
         batches = crop_posteriors(
             self.network, song, crops, self.crop_frames, BATCH_SIZE, self.devices
         )
@@ -243,7 +242,7 @@ class EmbeddingModel:
     def posteriors(self, samples: Samples) -> ExcerptPosteriors:
         embeddings = torch.from_numpy(self.encoder.song_embeddings(samples))
         rows, first = self.classifier.posteriors(embeddings)
-        _, starts = covering(np.array([len(samples)]), self.encoder.excerpt)
+        starts = covering(np.array([len(samples)]), self.encoder.excerpt).starts
         last = np.minimum(first + self.classifier.crop_frames, len(starts)) - 1
         ends = np.minimum(starts[last] + self.encoder.excerpt, len(samples))
         rate = self.sample_rate

@@ -99,15 +99,11 @@ def logging_to(path: Path, quiet: bool) -> Iterator[None]:
         elif isinstance(error, BrokenPipeError):
             log.error("stopped: the reader of the output has left")
         else:
-            _log_unless_disk_is_full(error)
+            with suppress(OSError):  # of a full disk, which the error on its way reports
+                log.error("stopped by an unexpected error", exc_info=error)
         raise
     finally:
         for handler in (file, *screen):
             log.removeHandler(handler)
             with suppress(OSError):  # a full disk has been reported already
                 handler.close()
-
-
-def _log_unless_disk_is_full(error: BaseException) -> None:
-    with suppress(OSError):  # the error that is on its way says the same
-        log.error("stopped by an unexpected error", exc_info=error)
