@@ -6,6 +6,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist
+
 .PHONY: demo test slow lint
 .DELETE_ON_ERROR:
 
@@ -19,10 +21,10 @@ demo: .venv/run
 	$(BIN)/python predict.py hw1/demo/artist20/test/001.mp3 --model result/demo/model_task2.safetensors
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(PYTEST) loadfile
 
 slow: .venv/dev
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) load -m slow
 
 lint: .venv/dev
 	$(BIN)/ruff check .

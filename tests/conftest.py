@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from artistid import cli
 from artistid.dataset.demo import is_demo_corpus, make_demo_corpus
+from artistid.foundation import progress
+from artistid.foundation.errors import printable
 
 PROJECT = Path(__file__).resolve().parent.parent
 GAMEMUSIC_PLACES = (PROJECT.parent / "shared" / "gamemusic", PROJECT / "gamemusic")
@@ -35,6 +37,14 @@ MODELS = {
     "task2": "model_task2.safetensors",
     "task2_baseline": "model_task2_baseline.safetensors",
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """A worker of pytest-xdist ends if what a test has logged cannot be encoded."""
+    report = yield
+    report.sections = [(name, printable(text)) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture
@@ -186,6 +196,7 @@ def call(
 
     def run(script: ModuleType, *arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        monkeypatch.setattr(progress, "_bars_wanted", True)  # restored after the test
         handler = signal.getsignal(signal.SIGINT)
         status = 0
         try:

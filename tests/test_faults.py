@@ -188,29 +188,29 @@ def has_results(folder: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["task1", "task2"])
 def test_killed_while_extracting_and_while_training_the_next_run_ends_as_usual(
-    shared_course: Path, shared_cache: Path, tmp_path: Path, call: Call
+    shared_course: Path, shared_cache: Path, tmp_path: Path, call: Call, task: str
 ) -> None:
-    for task in TASKS:
-        folder = tmp_path / task
-        out = folder / "out"
-        run = command(task, shared_course, folder / "cache", out, "--quiet")
-        for reached in (has_entries, has_results):
-            process = subprocess.Popen(run, start_new_session=True)
-            while not reached(folder):
-                assert process.poll() is None
-                time.sleep(0.001)
-            os.killpg(process.pid, signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
-            require_whole_files(folder)
-            assert not (out / f"metrics_{task}.json").exists()
-        resume = [] if task == "task1" else ["--resume"]
-        subprocess.run([*run, *resume], check=True)
+    folder = tmp_path / task
+    out = folder / "out"
+    run = command(task, shared_course, folder / "cache", out, "--quiet")
+    for reached in (has_entries, has_results):
+        process = subprocess.Popen(run, start_new_session=True)
+        while not reached(folder):
+            assert process.poll() is None
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
         require_whole_files(folder)
-        whole = tmp_path / f"undisturbed_{task}"
-        places = ("--data", shared_course, "--cache", shared_cache, "--out", whole)
-        assert call(SCRIPTS[task], *places, *TASKS[task], "--quiet") == (0, "", "")
-        assert results(task, out, out) == results(task, whole, whole)
+        assert not (out / f"metrics_{task}.json").exists()
+    resume = [] if task == "task1" else ["--resume"]
+    subprocess.run([*run, *resume], check=True)
+    require_whole_files(folder)
+    whole = tmp_path / f"undisturbed_{task}"
+    places = ("--data", shared_course, "--cache", shared_cache, "--out", whole)
+    assert call(SCRIPTS[task], *places, *TASKS[task], "--quiet") == (0, "", "")
+    assert results(task, out, out) == results(task, whole, whole)
 
 
 @pytest.mark.slow
