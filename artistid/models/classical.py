@@ -126,32 +126,39 @@ def families(n_rows: int, n_columns: int, seed: int) -> list[Family]:
     # rows of a song are much alike, so a tree sees half of them: as good by cross-validation in
     # half the time; small sets are not halved
     share = 0.5 if n_rows >= 100 else None
-    projections = ["passthrough", PCA(0.95), _lda(solver="eigen")]
+    kernel_widths = [0.1 / n_columns, 0.3 / n_columns]  # "scale" is 1 / columns if standardised
+    own = {"project": ["passthrough", PCA(0.95)]}
+    within = {"project": [_lda(solver="eigen")]}  # takes out what differs between an artist's songs
+    each = {"project": [*own["project"], *within["project"]]}
     return [
         _family(
             "KNN",
             KNeighborsClassifier(weights="distance", algorithm="brute"),
-            {"project": projections, "classify__n_neighbors": neighbours},
+            each | {"classify__n_neighbors": neighbours},
         ),
         _family(
             "RandomForest",
             RandomForestClassifier(
                 n_estimators=200, max_samples=share, n_jobs=1, random_state=seed
             ),
-            {"classify__min_samples_leaf": [1, 3]},
+            each,
         ),
         _family(
             "SVM",
             SVC(),
-            # around 1 / columns, scikit-learn's "scale" for standardised columns
-            {"classify__C": [1, 10], "classify__gamma": [0.1 / n_columns, 0.3 / n_columns]},
-            {"classify__C": [1, 10], "project": [_lda(solver="eigen")]},
+            own | {"classify__C": [10], "classify__gamma": kernel_widths},
+            within | {"classify__C": [1, 10]},
         ),
-        _family("LDA", _lda(), {"classify__shrinkage": ["auto", 0.1, 0.3]}),
+        _family(
+            "LDA",
+            _lda(),
+            {"classify__shrinkage": ["auto", 0.1, 0.3]},
+            {"project": [PCA(0.95)]},
+        ),
         _family(
             "LogisticRegression",
             LogisticRegression(max_iter=500),
-            {"classify__C": [0.003, 0.01, 0.03]},
+            each | {"classify__C": [0.01, 0.03, 0.1]},
         ),
     ]
 
