@@ -5,7 +5,9 @@ trains on train and val for as many epochs, and predicts test. A song gets the m
 crops that cover it. For several GPUs or machines: torchrun task2.py.
 """
 
+import logging
 from dataclasses import dataclass
+from typing import Literal
 
 from artistid import cli, experiment
 from artistid.audio import melspec
@@ -13,8 +15,9 @@ from artistid.dataset.library import LibrarySettings
 from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
+from artistid.models.crops import MappedSongs, frames_of
 from artistid.models.learner import NetworkLearner
-from artistid.models.networks import MelCNN, MelCNNSettings
+from artistid.models.networks import CHANNELS, MelCNN, MelCNNSettings, Size
 from artistid.models.training import Method, SpecAugment, TrainingSettings
 from artistid.results.record import Task
 
@@ -24,6 +27,25 @@ TASK = Task(
     confusion="confusion_matrix_task2.png",
     curves="accuracy_curve.png",
 )
+
+
+log = logging.getLogger("artistid")
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Network."""
+
+    size: Literal["auto", "small", "large"] = "auto"
+    """Width of the network; auto: large on a GPU, small on a CPU."""
+
+    def chosen(self, has_gpu: bool) -> Size:
+        if self.size != "auto":
+            return self.size
+        size: Size = "large" if has_gpu else "small"
+        where = "a GPU" if has_gpu else "a CPU"
+        log.info("network: %s, as on %s; the large one takes about 3 times as long", size, where)
+        return size
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,7 @@ class AugmentSettings:
 @dataclass(frozen=True)
 class Settings:
     data: cli.DataSettings = cli.DataSettings()
+    network: NetworkSettings = NetworkSettings()
     augment: AugmentSettings = AugmentSettings()
     training: TrainingSettings = TrainingSettings()
     library: LibrarySettings = LibrarySettings()
@@ -52,15 +75,18 @@ def main(settings: Settings) -> None:
         devices.start(training.device, training.precision) as compute,
         experiment.started(TASK, settings, data, settings.library, workers) as run,
     ):
+        size = settings.network.chosen(has_gpu=compute.device.type != "cpu")
         mel = melspec.MelSettings()
         with compute.main_first():
             songs = experiment.extracted(run, melspec.recipe(mel))
+        known = MappedSongs(list(songs.entries.values()), melspec.LOG_MEL)
         method = Method(
             MelCNN,
-            MelCNNSettings(len(songs.corpus.artists), mel.n_mels),
+            MelCNNSettings(len(songs.corpus.artists), mel.n_mels, CHANNELS[size]),
             melspec.LOG_MEL,
             mel,
-            crop_frames=round(training.crop_seconds * mel.frames_per_second),
+            crop_frames=frames_of(training.crop_seconds, mel.frames_per_second, known),
+            frames_per_second=mel.frames_per_second,
             augment=SpecAugment(settings.augment.masks),
         )
         learner = NetworkLearner(

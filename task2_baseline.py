@@ -13,6 +13,7 @@ from artistid.encoders.base import EMBEDDINGS
 from artistid.encoders.registry import EncoderSettings
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
+from artistid.models.crops import MappedSongs, frames_of
 from artistid.models.learner import NetworkLearner
 from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings
 from artistid.models.training import Method, TrainingSettings
@@ -30,7 +31,7 @@ TASK = Task(
 class Settings:
     data: cli.DataSettings = cli.DataSettings()
     encoder: EncoderSettings = EncoderSettings()
-    training: TrainingSettings = TrainingSettings(lr=1e-3, crop_seconds=15.0)
+    training: TrainingSettings = TrainingSettings(lr=1e-3)
     library: LibrarySettings = LibrarySettings()
     workers: Workers = Workers()
 
@@ -44,12 +45,14 @@ def main(settings: Settings) -> None:
         encoder = registry.find(settings.encoder, compute.device, compute.precision)
         with compute.main_first():
             songs = experiment.extracted(run, encoder.recipe)
+        known = MappedSongs(list(songs.entries.values()), EMBEDDINGS)
         method = Method(
             EmbeddingMLP,
             EmbeddingMLPSettings(len(songs.corpus.artists), encoder.dim),
             EMBEDDINGS,
             encoder.identity,
-            crop_frames=max(1, round(training.crop_seconds / encoder.excerpt_s)),
+            crop_frames=frames_of(training.crop_seconds, 1 / encoder.excerpt_s, known),
+            frames_per_second=1 / encoder.excerpt_s,
         )
         learner = NetworkLearner(
             TASK.name,

@@ -20,7 +20,7 @@ from artistid.dataset.read import read_corpus
 from artistid.foundation import progress
 from artistid.foundation.errors import printable
 from artistid.foundation.parallel import IS_MAIN_PROCESS, Workers
-from artistid.metrics import Posteriors
+from artistid.metrics import Runs
 from artistid.models.card import ModelCard
 from artistid.results import record
 from artistid.results.record import Candidate, Outputs, Provenance, Record, Task
@@ -52,8 +52,8 @@ class Fitted(Protocol):
     def details(self) -> Mapping[str, Any]:
         """For the metrics."""
 
-    def posteriors(self, tracks: Sequence[Track]) -> Posteriors:
-        """(tracks, artists)"""
+    def posteriors(self, tracks: Sequence[Track]) -> Runs:
+        """(seeds, tracks, artists)"""
 
     def save(self, path: Path, card: ModelCard) -> None:
         """Write it to `path`, with the suffix of its kind."""
@@ -226,14 +226,14 @@ def train_and_report(
 
     artists = data.corpus.artists
     unusable = [track for track in data.left_out if track.split == "test"]
-    on_test = np.vstack([on_test, np.zeros((len(unusable), len(artists)))])  # no prediction
+    on_test = np.pad(on_test, ((0, 0), (0, len(unusable)), (0, 0)))  # they get no prediction
     tracks = {"val": val, "test": [*test, *unusable]}
     names = {split: [track.artist for track in own] for split, own in tracks.items()}
     lists = split_lists(run.corpus) if run.corpus.is_split_here else {}
 
     labels = metrics.labels_of(names["val"], artists)
-    temperature = metrics.fit_temperature(on_val[number], labels)
-    evaluations = [metrics.evaluate(rows, names["val"], artists, temperature) for rows in on_val]
+    temperature = metrics.fit_temperature(on_val[number].mean(axis=0), labels)
+    evaluations = [metrics.evaluate(runs, names["val"], artists, temperature) for runs in on_val]
     evaluated = metrics.evaluate(on_test, names["test"], artists, temperature)
     candidates = [
         Candidate(model.name, evaluation, model.summary, model.details)
@@ -277,5 +277,8 @@ def _log_candidates(candidates: Sequence[Candidate], best: str) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     log.info("accuracy on val, with 95%% intervals:\n%s", "\n".join(lines))
+    for candidate in candidates:
+        if candidate.val.scores and candidate.val.scores.seeds:
+            log.info("%s on val, %s", candidate.name, candidate.val.scores.seeds)
     if len(candidates) > 1:
         log.info("best by cross-validation, and so the one that predicts: %s", best)

@@ -20,7 +20,14 @@ from artistid.models.card import ModelCard, restored
 from artistid.models.checkpoint import load_network
 from artistid.models.crops import ResidentSongs, covering
 from artistid.models.devices import DeviceName, Devices
-from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
+from artistid.models.networks import (
+    EmbeddingMLP,
+    EmbeddingMLPSettings,
+    MelCNN,
+    MelCNNSettings,
+    joined,
+    n_joined,
+)
 from artistid.models.training import crop_posteriors
 from artistid.results.predictions import SongPrediction
 
@@ -103,13 +110,13 @@ def load_model(
             widths = restored(MelCNNSettings, card.network)
             mel = restored(melspec.MelSettings, card.input)
             _require_width(mel.n_mels, widths.n_mels)
-            network: nn.Module = MelCNN(widths)
+            network = joined([MelCNN(widths) for _ in range(n_joined(state))])
             model: SongModel = MelModel(CropClassifier(network, card.crop_frames, devices), mel)
         elif card.task == "task2_baseline":
             widths = restored(EmbeddingMLPSettings, card.network)
             encoder = registry.restore(card.input, weights, devices.device)
             _require_width(encoder.dim, widths.dim)
-            network = EmbeddingMLP(widths)
+            network = joined([EmbeddingMLP(widths) for _ in range(n_joined(state))])
             model = EmbeddingModel(CropClassifier(network, card.crop_frames, devices), encoder)
         else:
             raise UserError(f"{path}: a model of {card.task}, which this version does not have")

@@ -6,7 +6,7 @@ not in the list: never right, and left out of calibration.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ TEMPERATURE_RANGE = (0.05, 20.0)
 N_CALIBRATION_BINS = 10
 
 Posteriors = NDArray[np.float64]  # (songs, artists)
+Runs = NDArray[np.float64]  # (seeds, songs, artists): posteriors of trainings that differ in seed
 Labels = NDArray[np.intp]  # (songs,)
 Interval = tuple[float, float]
 
@@ -56,6 +57,21 @@ class ArtistScore:
 
 
 @dataclass(frozen=True)
+class SeedScores:
+    """Mean and standard deviation of the accuracies of trainings that differ in seed."""
+
+    n: int  # seeds
+    top1_mean: float
+    top1_sd: float
+    top3_mean: float
+    top3_sd: float
+
+    def __str__(self) -> str:
+        top1 = f"top-1 {self.top1_mean:.3f} ± {self.top1_sd:.3f}"
+        return f"each of {self.n} seeds: {top1}, top-3 {self.top3_mean:.3f} ± {self.top3_sd:.3f}"
+
+
+@dataclass(frozen=True)
 class Scores:
     """Accuracies are fractions of songs; intervals are 95% Wilson score intervals."""
 
@@ -66,6 +82,7 @@ class Scores:
     top1_interval: Interval
     top3_interval: Interval
     per_artist: dict[str, ArtistScore]
+    seeds: SeedScores | None = None  # None for a single training
 
     @property
     def top1_text(self) -> str:
@@ -133,6 +150,15 @@ def score(posteriors: ArrayLike, labels: ArrayLike, artists: Sequence[str]) -> S
     )
 
 
+def score_seeds(runs: Runs, labels: Labels) -> SeedScores | None:
+    """None for a single run."""
+    if len(runs) == 1:
+        return None
+    top1, top3 = (np.array([top_k(run, labels, k) for run in runs]) for k in (1, 3))
+    values = (top1.mean(), top1.std(ddof=1), top3.mean(), top3.std(ddof=1))
+    return SeedScores(len(runs), *map(float, values))
+
+
 def _is_predicted(posteriors: ArrayLike) -> NDArray[np.bool_]:
     return np.any(np.asarray(posteriors) != 0, axis=-1)
 
@@ -193,13 +219,14 @@ class Evaluation:
 
 
 def evaluate(
-    posteriors: Posteriors,
+    runs: Runs,
     names: Sequence[str | None],
     artists: Sequence[str],
     temperature: float = 1.0,
 ) -> Evaluation:
-    """Evaluate (songs, artists) `posteriors` that `temperature` calibrates; `names` are the songs'
-    artists, or None where they are not known."""
+    """Evaluate the mean of `runs`, which `temperature` calibrates; `names` are the songs' artists,
+    or None where they are not known."""
+    posteriors = runs.mean(axis=0)
     calibrated = tempered(posteriors, temperature)
     top = [
         [(artists[i], float(probabilities[i])) for i in order[:3]] if probabilities.any() else []
@@ -211,7 +238,7 @@ def evaluate(
     errors = tuple(expected_calibration_error(p, labels) for p in (posteriors, calibrated))
     return Evaluation(
         top,
-        score(posteriors, labels, artists),
+        replace(score(posteriors, labels, artists), seeds=score_seeds(runs, labels)),
         confusion(posteriors, labels),
         (errors[0], errors[1]),
     )

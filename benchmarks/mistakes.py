@@ -116,9 +116,10 @@ def by_svm(
 
 def by_mlp(rows: Sequence[Rows], labels: Labels, draws: Sequence[Folds]) -> list[Candidate]:
     settings, devices = task2_baseline.Settings().training, Devices("cpu", "auto")
-    n_excerpts = round(settings.crop_seconds * musicnn.SAMPLE_RATE / musicnn.PATCH_SAMPLES)
+    per_second = musicnn.SAMPLE_RATE / musicnn.PATCH_SAMPLES
+    n_excerpts = round(settings.crop_seconds * per_second)
     widths = EmbeddingMLPSettings(int(labels.max()) + 1, musicnn.POOLED)
-    method = Method(EmbeddingMLP, widths, EMBEDDINGS, None, n_excerpts)
+    method = Method(EmbeddingMLP, widths, EMBEDDINGS, None, n_excerpts, per_second)
 
     def songs(which: NDArray[np.intp]) -> ResidentSongs:
         own = [rows[i] for i in which]

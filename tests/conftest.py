@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from artistid import cli
 from artistid.dataset.demo import is_demo_corpus, make_demo_corpus
 from artistid.foundation import progress
-from artistid.foundation.errors import printable
 
 PROJECT = Path(__file__).resolve().parent.parent
 GAMEMUSIC_PLACES = (PROJECT.parent / "shared" / "gamemusic", PROJECT / "gamemusic")
@@ -43,7 +42,9 @@ MODELS = {
 def pytest_runtest_makereport() -> Any:
     """A worker of pytest-xdist ends if what a test has logged cannot be encoded."""
     report = yield
-    report.sections = [(name, printable(text)) for name, text in report.sections]
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
     return report
 
 

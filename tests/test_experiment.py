@@ -257,7 +257,7 @@ class Model:
         for row, track in zip(rows, tracks, strict=True):
             artist = int((track.artist or "")[-1])
             row[(artist + (self.wrong_in in str(track.path))) % 4] = 0.7
-        return rows
+        return rows[np.newaxis]
 
     def save(self, path: Path, card: ModelCard) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -363,7 +363,7 @@ def test_without_answers_test_is_predicted_and_not_scored(course: Path, settings
 
     class Blind(Model):
         def posteriors(self, tracks: Sequence[Track]) -> NDArray[np.float64]:
-            return np.tile([0.1, 0.2, 0.3, 0.4], (len(tracks), 1))
+            return np.tile([0.1, 0.2, 0.3, 0.4], (1, len(tracks), 1))
 
     values, _ = reported(settings, Learner(lambda ids: [Blind("A", 0, ids)]), refit=False)
     assert "test" not in values

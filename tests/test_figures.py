@@ -69,13 +69,16 @@ def test_a_chinese_name_draws_without_a_warning() -> None:
 
 
 def test_the_curves_show_every_epoch_and_mark_the_kept_one() -> None:
-    figure = figures._draw_curves(CURVES, 1, "MelCNN")
+    other = {name: values[::-1] for name, values in CURVES.items()}
+    figure = figures._draw_curves(CURVES, 1, "MelCNN", [other])
     accuracy, loss = figure.axes
     lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     labels = ("top-1", "top-3", "train (crops, augmented)", "val (songs)")
     assert [list(lines[label].get_ydata()) for label in labels] == list(CURVES.values())
     assert all(list(lines[label].get_xdata()) == [1, 2, 3] for label in labels)
     for axes in (accuracy, loss):
+        assert len(axes.get_legend().get_texts()) == 2  # another seed is drawn, and has no label
+        assert len(axes.get_lines()) == 5
         assert [2, 2] in [list(line.get_xdata()) for line in axes.get_lines()]  # the mark
     assert accuracy.get_title() == "MelCNN: val 0.600 / 0.800, epoch 2 kept"
 

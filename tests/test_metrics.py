@@ -144,7 +144,7 @@ def test_an_evaluation_calibrates_the_probabilities_but_not_the_scores(rng: Gene
     posteriors = rng.dirichlet(np.ones(5), 30)
     posteriors[7] = 0
     names = [ARTISTS[i] for i in rng.integers(0, 5, 30)]
-    evaluation = metrics.evaluate(posteriors, names, ARTISTS, temperature=0.5)
+    evaluation = metrics.evaluate(posteriors[np.newaxis], names, ARTISTS, temperature=0.5)
     squares = posteriors**2 / np.maximum((posteriors**2).sum(axis=1, keepdims=True), 1e-300)
     for row, top in zip(squares, evaluation.top, strict=True):
         best = np.argsort(row)[::-1][: 3 if row.any() else 0]
@@ -158,9 +158,27 @@ def test_an_evaluation_calibrates_the_probabilities_but_not_the_scores(rng: Gene
     )
 
 
+def test_trainings_that_differ_in_seed_answer_by_their_mean() -> None:
+    runs = np.array(
+        [
+            [[0.6, 0.4, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4]],  # both right: "a" and "d"
+            [[0.1, 0.4, 0.3, 0.2], [0.4, 0.3, 0.2, 0.1]],  # both wrong, "a" and "d" fourth
+        ]
+    )
+    evaluation = metrics.evaluate(runs, ["a", "d"], ["a", "b", "c", "d"])
+    # the means are 0.35, 0.4, 0.15, 0.1 and four times 0.25
+    assert [[name for name, _ in top] for top in evaluation.top] == [list("bac"), list("abc")]
+    assert evaluation.scores is not None
+    assert (evaluation.scores.top1, evaluation.scores.top3) == (0.0, 0.5)
+    half = pytest.approx(2**-0.5)  # the standard deviation of 0 and 1
+    assert evaluation.scores.seeds == metrics.SeedScores(2, 0.5, half, 0.5, half)
+    text = "each of 2 seeds: top-1 0.500 ± 0.707, top-3 0.500 ± 0.707"
+    assert str(evaluation.scores.seeds) == text
+
+
 @pytest.mark.parametrize("names", [["a", None], [None, None]])
 def test_songs_without_answers_are_not_scored(names: list[str | None]) -> None:
-    evaluation = metrics.evaluate(np.array([[0.2, 0.8], [0.6, 0.4]]), names, ["a", "b"])
+    evaluation = metrics.evaluate(np.array([[[0.2, 0.8], [0.6, 0.4]]]), names, ["a", "b"])
     assert [top[0][0] for top in evaluation.top] == ["b", "a"]
     assert evaluation.scores is None
     assert evaluation.confusion is None

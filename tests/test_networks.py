@@ -41,13 +41,13 @@ def inputs_of(module: nn.Module) -> list[Tensor]:
 
 def test_widths_are_those_of_the_settings() -> None:
     network = MelCNN(MelCNNSettings(7, 40, channels=(3, 5, 9), hidden=11, dropout=0.5))
-    assert shapes(network) == [(3, 1, 5, 5), (5, 3, 3, 3), (9, 5, 3, 3), (11, 18), (7, 11)]
+    assert shapes(network) == [(3, 1, 5, 5), (5, 3, 3, 3), (9, 5, 3, 3), (11, 2 * 9 * 5), (7, 11)]
     assert dropouts(network) == [0.5]
 
 
 def test_the_default_ends_in_two_layers_with_128_hidden_units(network: MelCNN) -> None:
     assert len(network.blocks) == 5
-    assert shapes(network)[-2:] == [(128, 256), (20, 128)]
+    assert shapes(network)[-2:] == [(128, 2 * 128 * 3), (20, 128)]
 
 
 @pytest.mark.parametrize("frames", [1, 6, 188, 301])
@@ -78,8 +78,8 @@ def test_mean_and_maximum_over_time_are_classified(network: MelCNN, rng: Generat
     images: list[Any] = []
     network.blocks.register_forward_hook(lambda *values: images.append(values[2]))
     network(log_mel(rng, 2, 188))
-    over_time = images[0].mean(dim=3)  # (batch, channels, time, band) -> (batch, channels, time)
-    expected = torch.cat([over_time.mean(dim=2), over_time.max(dim=2).values], dim=1)
+    flat = images[0].permute(0, 1, 3, 2).reshape(2, 128 * 3, -1)  # (batch, channel and band, time)
+    expected = torch.cat([flat.mean(dim=2), flat.max(dim=2).values], dim=1)
     torch.testing.assert_close(seen[0], expected)
 
 

@@ -35,7 +35,7 @@ def made(
 
     def evaluated(rows: NDArray[np.float64], tracks: list[Track]) -> metrics.Evaluation:
         names = [track.artist for track in tracks]
-        return metrics.evaluate(rows[: len(tracks)], names, ARTISTS, temperature)
+        return metrics.evaluate(rows[np.newaxis, : len(tracks)], names, ARTISTS, temperature)
 
     svm = Candidate("SVM", evaluated(VAL, val), {}, {"settings": "C=1"})
     knn = Candidate("KNN", evaluated(VAL[::-1], val), {}, {"settings": "n_neighbors=5"})

@@ -24,7 +24,7 @@ from artistid.models.training import Examples, Method, SpecAugment, Trainer, Tra
 
 N_ARTISTS, N_MELS, N_FRAMES = 4, 16, 12
 WIDTHS = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), hidden=16)
-METHOD = Method(MelCNN, WIDTHS, "log_mel", None, N_FRAMES, SpecAugment())
+METHOD = Method(MelCNN, WIDTHS, "log_mel", None, N_FRAMES, 62.5, SpecAugment())
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, device="cpu", precision="fp32")
 
 
@@ -148,7 +148,7 @@ def test_small_corpora_get_more_epochs() -> None:
     fewest, most = training.EPOCHS_RANGE
     assert training.epochs_for(10) == most
     assert training.epochs_for(10**7) == fewest
-    assert training.epochs_for(training.ENOUGH_CROPS // 25) == 25
+    assert training.epochs_for(3600 * training.ENOUGH_HOURS / 25) == 25
 
 
 # --- which epoch is kept -----------------------------------------------------------------------
@@ -186,16 +186,6 @@ def test_the_epoch_that_val_chooses_is_kept(
     assert not are_equal(weights(trainer), by_epoch[3])
 
 
-@pytest.mark.parametrize(("patience", "n_epochs"), [(2, 4), (3, 8)])
-def test_training_stops_when_patience_runs_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int, n_epochs: int
-) -> None:
-    script_val(monkeypatch, [[5], [5, 6], [5], [6], [5, 6, 7], *[[]] * 15])
-    trainer = make_trainer(replace(SETTINGS, epochs=20, patience=patience))
-    trainer.fit(VAL, checkpoint(tmp_path), resume=False)
-    assert len(trainer.history) == n_epochs
-
-
 def merits(*epochs: list[int]) -> Any:
     """Of 16 songs, given those that are right in each epoch."""
     values = np.zeros((len(epochs), 16))
@@ -219,7 +209,7 @@ def test_the_latest_epoch_within_one_standard_error_of_the_best_is_kept() -> Non
 
 
 def test_without_val_the_last_epoch_is_kept(tmp_path: Path) -> None:
-    trainer = make_trainer(replace(SETTINGS, patience=1))
+    trainer = make_trainer()
     trainer.fit(None, checkpoint(tmp_path), resume=False)
     assert len(trainer.history) == 4
     assert trainer.kept_epoch == 3
@@ -281,7 +271,7 @@ def test_all_settings_but_the_device_must_be_the_same_to_resume() -> None:
     cpu = Devices("cpu", "fp32")
     identity = training.identity_of(SETTINGS, 0, cpu)
     assert identity == training.identity_of(replace(SETTINGS, resume=True, device="auto"), 0, cpu)
-    for change in ({"lr": 1.0}, {"epochs": 5}, {"patience": 1}, {"refit": False}):
+    for change in ({"lr": 1.0}, {"epochs": 5}, {"seeds": 2}, {"refit": False}):
         assert identity != training.identity_of(replace(SETTINGS, **change), 0, cpu)
     assert identity != training.identity_of(SETTINGS, 1, cpu)
     assert identity != training.identity_of(SETTINGS, 0, Devices("cpu", "bf16"))
@@ -295,7 +285,7 @@ def test_all_settings_but_the_device_must_be_the_same_to_resume() -> None:
     [
         ({"epochs": 0}, "--epochs 0: must be at least 1"),
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
-        ({"patience": 0}, "--patience 0: must be at least 1"),
+        ({"seeds": 0}, "--seeds 0: must be at least 1"),
         ({"weight_decay": float("nan")}, "--weight-decay nan: must be at least 0"),
         ({"lr": 0.0}, r"--lr 0\.0: must be above 0"),
         ({"lr": float("nan")}, "--lr nan: must be above 0"),
@@ -334,7 +324,7 @@ def test_out_of_memory_names_the_remedy(
 ) -> None:
     trainer = make_trainer()
     monkeypatch.setattr(MadeSongs, "read", failing_with(error))
-    remedy = r"smaller --batch-size \(now 8\) or shorter --crop-seconds \(now 3\)"
+    remedy = r"smaller --batch-size \(now 8\) or shorter --crop-seconds \(now 15\)"
     with pytest.raises(UserError, match=remedy):
         trainer.fit(VAL, checkpoint(tmp_path), resume=False)
     with pytest.raises(UserError, match=remedy):
@@ -426,7 +416,7 @@ def steps(compute: Devices) -> dict[str, Any]:
     """Two steps on the same crops, whatever the number of processes, and what came of them."""
     even = examples(8, 3)
     even.songs.lengths = np.full(8, 20)  # 16 crops: two full batches
-    plain = Method(PlainNetwork, None, "log_mel", None, N_FRAMES)
+    plain = Method(PlainNetwork, None, "log_mel", None, N_FRAMES, 62.5)
     trainer = Trainer(plain, even, SETTINGS, 0, compute)
     gradients: list[Tensor] = []
     trainer._optimizer.register_step_pre_hook(

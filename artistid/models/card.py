@@ -8,7 +8,7 @@ from typing import Any
 
 from artistid.foundation.errors import UserError, first_line
 
-FORMAT = 3  # raised when the meaning of a card or of the weights beside it changes
+FORMAT = 4  # raised when the meaning of a card or of the weights beside it changes
 
 # types of the fields in JSON
 KINDS: dict[str, Any] = {

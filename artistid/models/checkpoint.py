@@ -103,6 +103,3 @@ class TrainingCheckpoint:
                 f"--resume: {self.path} was started with {'; '.join(differences)}; {remedy}"
             )
         return dict(state)
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)

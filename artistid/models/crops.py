@@ -91,6 +91,12 @@ class MappedSongs:
         return torch.from_numpy(rows)
 
 
+def frames_of(seconds: float, frames_per_second: float, songs: Songs) -> int:
+    """Frames of a crop of so many seconds, but no more than the longest song has: a song that is
+    shorter than the crop is heard again and again."""
+    return max(1, min(round(seconds * frames_per_second), int(songs.lengths.max())))
+
+
 class ResidentSongs:
     """All songs in the memory of one device, where the crops are cut."""
 

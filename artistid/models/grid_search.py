@@ -19,7 +19,7 @@ from artistid.dataset.corpus import Track
 from artistid.foundation import parallel
 from artistid.foundation.errors import UserError, require_at_least
 from artistid.foundation.parallel import Workers
-from artistid.metrics import Labels, Posteriors
+from artistid.metrics import Labels, Posteriors, Runs
 from artistid.models.card import ModelCard
 from artistid.models.classical import (
     Family,
@@ -239,15 +239,15 @@ class Trial(NamedTuple):
             "cv": {"top1": self.point.top1, "top3": self.point.top3},
         }
 
-    def posteriors(self, tracks: Sequence[Track]) -> Posteriors:
-        """(tracks, artists), with BATCH_SONGS songs in memory at a time."""
+    def posteriors(self, tracks: Sequence[Track]) -> Runs:
+        """(1, tracks, artists), with BATCH_SONGS songs in memory at a time."""
         parts = [np.zeros((0, len(self.classifier.classes_)))]
         for start in range(0, len(tracks), BATCH_SONGS):
             batch = tracks[start : start + BATCH_SONGS]
             parts.append(
                 self.classifier.predict_proba(as_songs([self.search.load(t) for t in batch]))
             )
-        return np.vstack(parts)
+        return np.vstack(parts)[np.newaxis]
 
     def save(self, path: Path, card: ModelCard) -> None:
         save_model(path.with_suffix(".skops"), self.classifier, card)

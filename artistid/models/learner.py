@@ -7,13 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from artistid import metrics
 from artistid.dataset.corpus import Corpus, Track
-from artistid.metrics import Posteriors
+from artistid.metrics import Runs
 from artistid.models.card import ModelCard
 from artistid.models.checkpoint import TrainingCheckpoint, corpus_digest, save_network
 from artistid.models.crops import open_songs
 from artistid.models.devices import Devices
+from artistid.models.networks import joined
 from artistid.models.training import (
     Examples,
     Method,
@@ -47,28 +50,22 @@ class NetworkLearner:
             crop_frames=method.crop_frames,
         )
 
-    def fit(self, train: Sequence[Track], val: Sequence[Track]) -> list["TrainedNetwork"]:
-        checkpoint, refit_checkpoint = self._checkpoint("resume"), self._checkpoint("resume_refit")
+    def fit(self, train: Sequence[Track], val: Sequence[Track]) -> list["TrainedNetworks"]:
+        path = self._checkpoint("resume", self.seed).path
         if self.devices.is_main and not self.settings.resume:
-            refit_checkpoint.remove()  # it belongs to another training
-            if checkpoint.path.exists():
+            if path.exists():
                 words = "notice: replacing %s of an interrupted run (--resume continues it)"
-                log.info(words, checkpoint.path)
-        trainer = self._trainer(train, self.settings)
-        trainer.fit(self.examples(val), checkpoint, self.settings.resume)
-        return [TrainedNetwork(self, trainer)]
+                log.info(words, path)
+            self._remove_checkpoints(but=path)  # they belong to another training
+        return [self._trained(train, val, "resume", self.settings)]
 
-    def refit(self, best: "TrainedNetwork", tracks: Sequence[Track]) -> "TrainedNetwork":
-        checkpoint = self._checkpoint("resume_refit")
-        exists = self.devices.from_main(checkpoint.path.exists())
-        trainer = self._trainer(tracks, replace(self.settings, epochs=len(best.trainer.history)))
-        trainer.fit(None, checkpoint, resume=self.settings.resume and exists)
-        return TrainedNetwork(self, trainer)
+    def refit(self, best: "TrainedNetworks", tracks: Sequence[Track]) -> "TrainedNetworks":
+        settings = replace(self.settings, epochs=best.trainers[0].epochs)
+        return self._trained(tracks, None, "resume_refit", settings)
 
     def clean_up(self) -> None:
-        """Delete the checkpoints, once the results are written."""
-        self._checkpoint("resume").remove()
-        self._checkpoint("resume_refit").remove()
+        """Delete all checkpoints, once the results are written."""
+        self._remove_checkpoints()
 
     def examples(self, tracks: Sequence[Track]) -> Examples:
         labels = metrics.labels_of([track.artist for track in tracks], self.card.artists)
@@ -78,48 +75,80 @@ class NetworkLearner:
         entries = [self.entries[track] for track in tracks]
         return open_songs(entries, self.method.array, self.devices.device)
 
-    def _trainer(self, tracks: Sequence[Track], settings: TrainingSettings) -> Trainer:
-        return Trainer(self.method, self.examples(tracks), settings, self.seed, self.devices)
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.settings.seeds)
 
-    def _checkpoint(self, name: str) -> TrainingCheckpoint:
+    def _trained(
+        self,
+        train: Sequence[Track],
+        val: Sequence[Track] | None,
+        name: str,
+        settings: TrainingSettings,
+    ) -> "TrainedNetworks":
+        """One network for each seed; `name` is of their checkpoints."""
+        known, unknown = self.examples(train), self.examples(val) if val else None
+        trainers: list[Trainer] = []
+        for seed in self.seeds:
+            if len(self.seeds) > 1:
+                log.info("seed %d of %d", len(trainers) + 1, len(self.seeds))
+            checkpoint = self._checkpoint(name, seed)
+            must_exist = name == "resume" and seed == self.seed
+            exists = must_exist or self.devices.from_main(checkpoint.path.exists())
+            trainers.append(Trainer(self.method, known, settings, seed, self.devices))
+            trainers[-1].fit(unknown, checkpoint, resume=settings.resume and exists)
+        return TrainedNetworks(self, trainers)
+
+    def _remove_checkpoints(self, but: Path | None = None) -> None:
+        for path in self.folder.glob(f"model_{self.task}_resume*.pt"):
+            if path != but:
+                path.unlink()
+
+    def _checkpoint(self, name: str, seed: int) -> TrainingCheckpoint:
         identity = {
-            **identity_of(self.settings, self.seed, self.devices),
+            **identity_of(self.settings, seed, self.devices),
             **{f"input {name}": value for name, value in self.card.input.items()},
             **{f"network {name}": value for name, value in self.card.network.items()},
             "crop_frames": self.card.crop_frames,
             "augment": str(self.method.augment),
         }
-        path = self.folder / f"model_{self.task}_{name}.pt"
+        number = "" if seed == self.seed else f"_{seed}"
+        path = self.folder / f"model_{self.task}_{name}{number}.pt"
         return TrainingCheckpoint(path, identity, corpus_digest(self.corpus, self.entries))
 
 
 @dataclass(frozen=True)
-class TrainedNetwork:
+class TrainedNetworks:
+    """One network for each seed."""
+
     learner: NetworkLearner
-    trainer: Trainer
+    trainers: Sequence[Trainer]
     merit: float = 0.0  # it is the only candidate
 
     @property
     def name(self) -> str:
-        return type(self.trainer.network).__name__
+        return type(self.trainers[0].network).__name__
 
     @property
     def summary(self) -> dict[str, str]:
-        kept, of = self.trainer.kept_epoch + 1, len(self.trainer.history)
-        return {"kept": f"epoch {kept} of {of}"}
+        kept = ", ".join(str(trainer.kept_epoch + 1) for trainer in self.trainers)
+        return {"kept": f"epoch {kept} of {self.trainers[0].epochs}"}
 
     @property
     def details(self) -> dict[str, Any]:
-        """For the metrics."""
-        return {
-            "kept_epoch": self.trainer.kept_epoch + 1,
-            "curves": self.trainer.curves,
-            "device": str(self.learner.devices),
-        }
+        """For the metrics; of the first seed, and of the further ones apart."""
+        runs = [
+            {"kept_epoch": trainer.kept_epoch + 1, "curves": trainer.curves}
+            for trainer in self.trainers
+        ]
+        further = {"further_seeds": runs[1:]} if len(runs) > 1 else {}
+        return {**runs[0], **further, "device": str(self.learner.devices)}
 
-    def posteriors(self, tracks: Sequence[Track]) -> Posteriors:
-        """(tracks, artists)"""
-        return self.trainer.posteriors(self.learner.songs(tracks))
+    def posteriors(self, tracks: Sequence[Track]) -> Runs:
+        """(seeds, tracks, artists)"""
+        songs = self.learner.songs(tracks)
+        return np.stack([trainer.posteriors(songs) for trainer in self.trainers])
 
     def save(self, path: Path, card: ModelCard) -> None:
-        save_network(path.with_suffix(".safetensors"), self.trainer.network, card)
+        network = joined([trainer.network for trainer in self.trainers])
+        save_network(path.with_suffix(".safetensors"), network, card)

@@ -30,8 +30,8 @@ from artistid.models.devices import DeviceName, Devices, Precision
 
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
 WARM_UP = 0.3  # share of the steps during which the learning rate rises
-ENOUGH_CROPS = 30_000  # by cross-validation on 70 songs: 13,000 are too few, 51,000 no better
-EPOCHS_RANGE = (15, 50)  # quoted in the help of --epochs
+ENOUGH_HOURS = 130  # of audio heard over all epochs
+EPOCHS_RANGE = (20, 60)  # quoted in the help of --epochs
 
 Augmentation = Callable[[Tensor, Generator], Tensor]  # (batch, frames, features) -> the same
 Merits = NDArray[np.float64]  # (epochs, val songs): mean of top-1 and top-3, so 0, 0.5 or 1
@@ -43,7 +43,7 @@ log = logging.getLogger("artistid")
 class TrainingSettings:
     """Training."""
 
-    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 15 to 50)")] = (
+    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 20 to 60)")] = (
         None
     )
     """Training epochs; by default fewer on larger corpora."""
@@ -55,10 +55,10 @@ class TrainingSettings:
     """Weight decay of AdamW."""
     label_smoothing: float = 0.1
     """Share of the target spread over all artists."""
-    crop_seconds: Annotated[float, arg(metavar="SECONDS")] = 3.0
+    crop_seconds: Annotated[float, arg(metavar="SECONDS")] = 15.0
     """Length of the crops that are classified."""
-    patience: int = 20
-    """Stop after this many epochs without improvement on val."""
+    seeds: int = 1
+    """Networks to train, each with a seed of its own; the mean of their posteriors predicts."""
     refit: Annotated[bool, arg(help_behavior_hint="(default: train again on train and val)")] = True
     """Predict test with the network trained on train alone."""
     resume: bool = False
@@ -69,7 +69,7 @@ class TrainingSettings:
     """auto: bf16 if the hardware supports it, else fp32."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, batch_size=1, patience=1, weight_decay=0)
+        require_at_least(self, batch_size=1, seeds=1, weight_decay=0)
         if self.epochs is not None:
             require_at_least(self, epochs=1)
         if not 0 < self.lr < float("inf"):
@@ -118,6 +118,7 @@ class Method:
     array: str  # of a cache entry: the network's input
     input: Any  # a frozen dataclass, the settings that made the array
     crop_frames: int  # frames of the array classified at a time
+    frames_per_second: float
     augment: Augmentation | None = None
 
 
@@ -164,8 +165,10 @@ class Trainer:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.n_artists = int(train.labels.max()) + 1
         self.n_crops = len(covering(train.songs.lengths, method.crop_frames))
-        self.epochs = settings.epochs or epochs_for(self.n_crops)
+        self.crop_s = method.crop_frames / method.frames_per_second
+        self.epochs = settings.epochs or epochs_for(self.n_crops * self.crop_s)
         self.history: list[Epoch] = []
+        self._forecast = _Forecast(self.epochs * self.n_crops)
         self._kept = _copied(network)
         self._shared = devices.share(network)
         self._optimizer = torch.optim.AdamW(
@@ -185,8 +188,9 @@ class Trainer:
         if resume:
             self._restore(self.devices.from_main(checkpoint.load() if self.devices.is_main else {}))
         self._log_plan()
+        self._forecast.start(len(self.history) * self.n_crops)
         with _memory_errors_explained(self.settings), self._progress_bar() as bar:
-            while len(self.history) < self.epochs and not self._is_out_of_patience():
+            while len(self.history) < self.epochs:
                 number, begin = len(self.history), time.perf_counter()
                 bar.set_description(f"epoch {number + 1}/{self.epochs}")
                 loss = self.train_epoch(number, bar)
@@ -249,6 +253,7 @@ class Trainer:
                 n += len(crops)
                 if bar is not None:
                     bar.update(len(crops) * self.devices.n_processes)
+                    self._forecast.update(len(crops) * self.devices.n_processes)
         self.devices.synchronise_buffers(self.network)
         sums = self.devices.gather([(float(total), n)])
         loss = sum(total for total, _ in sums) / sum(n for _, n in sums)
@@ -293,20 +298,17 @@ class Trainer:
         loss = float(-np.log(true).mean())
         return Validation(loss, float(top1.mean()), float(top3.mean()), merits)
 
-    def _is_out_of_patience(self) -> bool:
-        merits = self._merits
-        if merits is None:
-            return False
-        return len(self.history) - 1 - best_epoch_of(merits) >= self.settings.patience
-
     def _log_plan(self) -> None:
         millions = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
         name = type(self.network).__name__
         log.info("%s: %.2f million parameters, on %s", name, millions, self.devices)
         per_artist = np.bincount(self.train.labels)
+        hours = self.epochs * self.n_crops * self.crop_s / 3600
         log.info(
-            "%d epochs of %d crops; %d to %d training songs per artist",
-            *(self.epochs, self.n_crops, per_artist.min(), per_artist.max()),
+            "%d epochs of %d crops of %.3g s, %.1f h of audio in all; "
+            "%d to %d training songs per artist",
+            *(self.epochs, self.n_crops, self.crop_s, hours),
+            *(per_artist.min(), per_artist.max()),
         )
 
     def _log_epoch(self, bar: "tqdm[Any]") -> None:
@@ -373,9 +375,32 @@ def kept_epoch_of(merits: Merits) -> int:
     return int(np.flatnonzero(behind.mean(axis=1) <= error + 1e-9)[-1])
 
 
-def epochs_for(n_crops: int) -> int:
-    """Epochs of `n_crops` each that make up ENOUGH_CROPS, within EPOCHS_RANGE."""
-    return int(np.clip(round(ENOUGH_CROPS / n_crops), *EPOCHS_RANGE))
+def epochs_for(seconds: float) -> int:
+    """Epochs of so many seconds each that make up ENOUGH_HOURS, within EPOCHS_RANGE."""
+    return int(np.clip(round(3600 * ENOUGH_HOURS / seconds), *EPOCHS_RANGE))
+
+
+class _Forecast:
+    """Says in the log, once, how long a training will take: the bar is for terminals."""
+
+    AFTER_S = 60
+
+    def __init__(self, total: int) -> None:
+        """`total` is the number of crops."""
+        self._total = self._left = total
+        self._begin: float | None = None
+
+    def start(self, done: int) -> None:
+        self._total = self._left = self._total - done
+        self._begin = time.perf_counter()
+
+    def update(self, n: int) -> None:
+        self._left -= n
+        elapsed = time.perf_counter() - (self._begin or time.perf_counter())
+        if self._begin is not None and elapsed >= self.AFTER_S:
+            minutes = elapsed * self._left / (self._total - self._left) / 60
+            log.info("about %.0f min of this training left", minutes)
+            self._begin = None
 
 
 def seed_for(seed: int, purpose: int, *numbers: int) -> int:

@@ -85,13 +85,16 @@ def _draw_confusion(counts: NDArray[np.intp], artists: Sequence[str], title: str
 # --- training curves ---------------------------------------------------------------------------
 
 
-def curves_png(curves: Mapping[str, Sequence[float]], kept: int, title: str) -> bytes:
+Curves = Mapping[str, Sequence[float]]
+
+
+def curves_png(curves: Curves, kept: int, title: str, further: Sequence[Curves] = ()) -> bytes:
     """Training by epoch: `curves` has top1, top3, loss and val_loss; `kept` is the number of the
-    kept epoch, from 0."""
-    return _png(lambda: _draw_curves(curves, kept, title), "tight")
+    kept epoch, from 0. The curves of `further` seeds are faint."""
+    return _png(lambda: _draw_curves(curves, kept, title, further), "tight")
 
 
-def _draw_curves(curves: Mapping[str, Sequence[float]], kept: int, title: str) -> Figure:
+def _draw_curves(curves: Curves, kept: int, title: str, further: Sequence[Curves]) -> Figure:
     epochs = np.arange(1, len(curves["loss"]) + 1)
     figure, (accuracy, loss) = plt.subplots(2, 1, figsize=(4.5, 5), sharex=True)
     for axes, name, label in (
@@ -100,7 +103,10 @@ def _draw_curves(curves: Mapping[str, Sequence[float]], kept: int, title: str) -
         (loss, "loss", "train (crops, augmented)"),
         (loss, "val_loss", "val (songs)"),
     ):
-        axes.plot(epochs, curves[name], marker="." if len(epochs) < 50 else "", label=label)
+        marker = "." if len(epochs) < 50 else ""
+        (line,) = axes.plot(epochs, curves[name], marker=marker, label=label)
+        for other in further:
+            axes.plot(epochs, other[name], color=line.get_color(), alpha=0.35, linewidth=1)
     for axes in (accuracy, loss):
         axes.axvline(kept + 1, color="0.5", linestyle="--", linewidth=1, zorder=0)
         axes.grid(color="0.9", linewidth=0.5)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import jinja2
 
 from artistid.foundation.files import replacing
-from artistid.metrics import ArtistScore, Scores, wilson_interval
+from artistid.metrics import ArtistScore, Scores, SeedScores, wilson_interval
 
 PAGE = "index.html"
 TASKS = {  # title and method; braces refer to the metrics
@@ -193,7 +193,8 @@ def _scores(values: dict[str, Any]) -> Scores:
         for measure in ("top1", "top3")
     }
     per_artist = {artist: ArtistScore(**own) for artist, own in values["per_artist"].items()}
-    return Scores(**{**intervals, **values, "per_artist": per_artist})
+    seeds = SeedScores(**values["seeds"]) if values.get("seeds") else None
+    return Scores(**{**intervals, **values, "per_artist": per_artist, "seeds": seeds})
 
 
 def _song(values: dict[str, Any]) -> Song:

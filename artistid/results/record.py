@@ -131,6 +131,8 @@ def write(record: Record, outputs: Outputs) -> None:
     if record.test.scores:
         s = record.test.scores
         log.info("test: top-1 %s, top-3 %s of %d songs", s.top1_text, s.top3_text, s.n)
+        if s.seeds:
+            log.info("test, %s", s.seeds)
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in record.seconds.items())
     log.info("metrics and figures: %s (%s)", outputs.results, stages)
     write_all(files)
@@ -149,7 +151,8 @@ def _figures(record: Record) -> list[_Figure]:
     drawn = []
     if record.task.curves:
         name, details = record.best.name, record.best.details
-        png = figures.curves_png(details["curves"], details["kept_epoch"] - 1, name)
+        further = [run["curves"] for run in details.get("further_seeds", ())]
+        png = figures.curves_png(details["curves"], details["kept_epoch"] - 1, name, further)
         drawn.append(_Figure(record.task.curves, name, "training curves", png))
     for candidate in record.candidates:
         name, val = candidate.name, candidate.val
