@@ -34,36 +34,27 @@ log = logging.getLogger("artistid")
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Network."""
+    """Network and augmentation."""
 
     size: Literal["auto", "small", "large"] = "auto"
     """Width of the network; auto: large on a GPU, small on a CPU."""
-
-    def chosen(self, has_gpu: bool) -> Size:
-        if self.size != "auto":
-            return self.size
-        size: Size = "large" if has_gpu else "small"
-        where = "a GPU" if has_gpu else "a CPU"
-        log.info("network: %s, as on %s; the large one takes about 3 times as long", size, where)
-        return size
-
-
-@dataclass(frozen=True)
-class AugmentSettings:
-    """Augmentation."""
-
     masks: int = 2
     """SpecAugment: time masks, and as many frequency masks, per crop; 0: none."""
 
     def __post_init__(self) -> None:
         require_at_least(self, masks=0)
 
+    def chosen(self, has_gpu: bool) -> Size:
+        usual: Size = "large" if has_gpu else "small"
+        size = usual if self.size == "auto" else self.size
+        log.info("network: %s; large takes about 3 times as long as small (--size)", size)
+        return size
+
 
 @dataclass(frozen=True)
 class Settings:
     data: cli.DataSettings = cli.DataSettings()
     network: NetworkSettings = NetworkSettings()
-    augment: AugmentSettings = AugmentSettings()
     training: TrainingSettings = TrainingSettings()
     library: LibrarySettings = LibrarySettings()
     workers: Workers = Workers()
@@ -87,7 +78,7 @@ def main(settings: Settings) -> None:
             mel,
             crop_frames=frames_of(training.crop_seconds, mel.frames_per_second, known),
             frames_per_second=mel.frames_per_second,
-            augment=SpecAugment(settings.augment.masks),
+            augment=SpecAugment(settings.network.masks),
         )
         learner = NetworkLearner(
             TASK.name,

@@ -9,42 +9,32 @@ expected, is made with musicnn in the same ratio: everything sounds 1.5 times fa
 Splits by song and by album are compared on the demo corpus, which has several albums per artist.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-import task2_baseline
-from artistid import metrics
-from artistid.audio import source
-from artistid.audio.features import FeatureSettings, song_features
-from artistid.dataset.corpus import Track
 from artistid.dataset.demo import ensure_demo_corpus
-from artistid.dataset.read import read_corpus
-from artistid.encoders import musicnn
-from artistid.encoders.base import EMBEDDINGS
 from artistid.experiment import DEMO
-from artistid.foundation import progress
-from artistid.foundation.parallel import Workers
-from artistid.metrics import Labels
-from artistid.models.classical import SongClassifier, as_songs, families
-from artistid.models.crops import ResidentSongs
-from artistid.models.devices import Devices
-from artistid.models.grid_search import Candidate, Folds, cross_validate, make_folds
-from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings
-from artistid.models.training import Examples, Method, Trainer
+from artistid.models.classical import SongClassifier
+from artistid.models.grid_search import Candidate
 from benchmarks import measured
+from benchmarks.cross_validation import (
+    by_family,
+    by_mlp,
+    draw_folds,
+    embeddings,
+    known_tracks,
+    statistics,
+    with_spread,
+)
 from benchmarks.measured import GAMEMUSIC, Measured
 
 N_FOLDS = 5
 HOMEWORK_S = 30.0  # of every song
 WRONG_BY = 24 / 16  # MusicFM's sample rate over the course's
-
-Rows = NDArray[np.float32]  # of a song, (excerpts, columns)
 
 
 @dataclass(frozen=True)
@@ -63,82 +53,6 @@ class UnscaledLater(SongClassifier):
         return super().predict_proba(X)
 
 
-def known_tracks(data: Path) -> tuple[list[Track], Labels]:
-    """The tracks of train and val, and their labels."""
-    corpus = read_corpus(data)
-    tracks = corpus.split("train") + corpus.split("val")
-    return tracks, metrics.labels_of([track.artist for track in tracks], corpus.artists)
-
-
-def draw_folds(tracks: Sequence[Track], repeats: int) -> list[Folds]:
-    return [make_folds(tracks, N_FOLDS, 1, seed) for seed in range(repeats)]
-
-
-def statistics(tracks: Sequence[Track], most_s: float | None = None) -> list[Rows]:
-    """Task 1's rows of every song, or of its first `most_s` seconds."""
-    settings = FeatureSettings()
-    n_samples = None if most_s is None else round(most_s * settings.sample_rate)
-    rows = []
-    for track in progress.bar(tracks, desc="features", unit="song", leave=False):
-        audio = source.load(track.path, settings.sample_rate)
-        song = song_features(audio.samples[:n_samples], settings)
-        rows.append(np.vstack([song.excerpts, song.song]))
-    return rows
-
-
-def embeddings(tracks: Sequence[Track], wrong_by: float = 1.0) -> list[Rows]:
-    """musicnn's, of audio at 1 / `wrong_by` of the sample rate that musicnn expects."""
-    encoder = musicnn.find(None, 0, torch.device("cpu"), "fp32")
-    rate = round(encoder.sample_rate / wrong_by)
-    return [
-        encoder.song_embeddings(source.load(track.path, rate).samples)
-        for track in progress.bar(tracks, desc="musicnn", unit="song", leave=False)
-    ]
-
-
-# --- scores for each draw of the folds ---------------------------------------------------------
-
-
-def by_svm(
-    rows: Sequence[Rows],
-    labels: Labels,
-    draws: Sequence[Folds],
-    kind: type[SongClassifier] = SongClassifier,
-) -> list[Candidate]:
-    """Of the grid point that is best over all draws."""
-    n_rows = sum(map(len, rows))  # the SVM's grid does not depend on it
-    (svm,) = (f for f in families(n_rows, rows[0].shape[1], seed=0) if f.name == "SVM")
-    svm = svm._replace(classifier=kind(svm.classifier.row_classifier))
-    grids = [cross_validate(svm, as_songs(rows), labels, folds, Workers()) for folds in draws]
-    merits = np.mean([[point.merit for point in grid] for grid in grids], axis=0)
-    return [grid[int(merits.argmax())] for grid in grids]
-
-
-def by_mlp(rows: Sequence[Rows], labels: Labels, draws: Sequence[Folds]) -> list[Candidate]:
-    settings, devices = task2_baseline.Settings().training, Devices("cpu", "auto")
-    per_second = musicnn.SAMPLE_RATE / musicnn.PATCH_SAMPLES
-    n_excerpts = round(settings.crop_seconds * per_second)
-    widths = EmbeddingMLPSettings(int(labels.max()) + 1, musicnn.POOLED)
-    method = Method(EmbeddingMLP, widths, EMBEDDINGS, None, n_excerpts, per_second)
-
-    def songs(which: NDArray[np.intp]) -> ResidentSongs:
-        own = [rows[i] for i in which]
-        return ResidentSongs(torch.from_numpy(np.vstack(own)), np.array(list(map(len, own))))
-
-    found = []
-    for seed, folds in enumerate(progress.bar(draws, desc="MLP", unit="draw", leave=False)):
-        posteriors = np.zeros((len(rows), widths.n_artists))
-        for trained, scored in folds.pairs:
-            train = Examples(songs(trained), labels[trained])
-            trainer = Trainer(method, train, settings, seed, devices)
-            for epoch in range(trainer.epochs):
-                trainer.train_epoch(epoch)
-            posteriors[scored] = trainer.posteriors(songs(scored))
-        top1, top3 = (metrics.top_k(posteriors, labels, k) for k in (1, 3))
-        found.append(Candidate({}, top1, top3))
-    return found
-
-
 # --- the mistakes ------------------------------------------------------------------------------
 
 
@@ -153,21 +67,17 @@ class Compared:
     def row(self) -> list[str]:
         scores = [(c.top1 for c in self.right), (c.top3 for c in self.right)]
         scores += [(c.top1 for c in self.wrong), (c.top3 for c in self.wrong)]
-        return [self.mistake, self.model, *(_with_spread(list(values)) for values in scores)]
-
-
-def _with_spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+        return [self.mistake, self.model, *(with_spread(list(values)) for values in scores)]
 
 
 def on_music(data: Path, repeats: int) -> list[Compared]:
     tracks, labels = known_tracks(data)
-    draws = draw_folds(tracks, repeats)
+    draws = draw_folds(tracks, N_FOLDS, repeats)
     svm, mlp = f"SVM, {data.name}", f"MLP on musicnn, {data.name}"
     rows, first = statistics(tracks), statistics(tracks, HOMEWORK_S)
-    right = by_svm(rows, labels, draws)
-    unscaled = by_svm(rows, labels, draws, UnscaledLater)
-    cut = by_svm(first, labels, draws)
+    right = by_family("SVM", rows, labels, draws)
+    unscaled = by_family("SVM", rows, labels, draws, UnscaledLater)
+    cut = by_family("SVM", first, labels, draws)
     at_its_rate = by_mlp(embeddings(tracks), labels, draws)
     at_another = by_mlp(embeddings(tracks, WRONG_BY), labels, draws)
     return [
@@ -179,10 +89,10 @@ def on_music(data: Path, repeats: int) -> list[Compared]:
 
 def on_albums(data: Path, repeats: int) -> Compared:
     tracks, labels = known_tracks(data)
-    rows = statistics(tracks)
-    right = by_svm(rows, labels, draw_folds(tracks, repeats))
-    single = [replace(track, album=None) for track in tracks]  # so that folds are of songs
-    wrong = by_svm(rows, labels, draw_folds(single, repeats))
+    right, wrong = (
+        by_family("SVM", statistics(tracks), labels, draw_folds(tracks, N_FOLDS, repeats, of))
+        for of in ("albums", "songs")
+    )
     model = f"SVM, {data.name} (synthetic)"
     return Compared("songs of an album in training and validation", model, right, wrong)
 

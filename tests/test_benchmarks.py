@@ -1,7 +1,7 @@
 """The benchmarks on a few short songs: that comparisons are fair and figures are right."""
 
 import json
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from artistid.dataset.read import read_corpus
 from artistid.encoders import musicnn
 from artistid.metrics import labels_of
 from artistid.models.classical import SongClassifier
-from benchmarks import features, growth, measured, mistakes, musicfm, tasks
+from benchmarks import cross_validation, features, growth, measured, mistakes, musicfm, tasks
 from benchmarks.measured import Cost, Measured, Ratio, brief, markdown, spread
 
 # raised by audioread, which librosa.load imports
@@ -149,20 +149,20 @@ def test_the_mistake_scales_training_songs_only(rng: Generator) -> None:
 
 
 def test_albums_are_shared_between_folds_only_by_mistake(course: Path) -> None:
-    tracks, _ = mistakes.known_tracks(course)
+    tracks, _ = cross_validation.known_tracks(course)
     albums = np.array([track.album_key for track in tracks])
 
-    def n_shared(given: Any) -> list[int]:
-        (folds,) = mistakes.draw_folds(given, repeats=1)
+    def n_shared(of: Any) -> list[int]:
+        (folds,) = cross_validation.draw_folds(tracks, 5, 1, of)
         return [len(set(albums[a]) & set(albums[b])) for a, b in folds.pairs]
 
-    assert not any(n_shared(tracks))
-    assert all(n_shared([replace(track, album=None) for track in tracks]))
+    assert not any(n_shared("albums"))
+    assert all(n_shared("songs"))
 
 
 def test_the_first_seconds_are_all_of_a_shorter_song(course: Path) -> None:
-    tracks = mistakes.known_tracks(course)[0][:1]
-    (whole,), (same,), (less,) = (mistakes.statistics(tracks, s) for s in (None, 30.0, 1.0))
+    tracks = cross_validation.known_tracks(course)[0][:1]
+    (whole,), (same,), (less,) = (cross_validation.statistics(tracks, s) for s in (None, 30.0, 1.0))
     np.testing.assert_array_equal(same, whole)
     assert np.abs(less - whole).max() > 0.1
 
@@ -171,22 +171,28 @@ def test_at_the_wrong_rate_a_tone_sounds_higher(tmp_path: Path) -> None:
     for hz in (400, 600):
         write_audio(tmp_path / f"{hz}.wav", tone(hz, 6.0))
     low, high = (Track(tmp_path / f"{hz}.wav", "", "train") for hz in (400, 600))
-    (wrong,), (right,) = mistakes.embeddings([low], 1.5), mistakes.embeddings([low])
-    (higher,) = mistakes.embeddings([high])
+    (wrong,), (right,) = (
+        cross_validation.embeddings((low,), 1.5),
+        cross_validation.embeddings((low,)),
+    )
+    (higher,) = cross_validation.embeddings((high,))
     assert np.linalg.norm(wrong[0] - higher[0]) < 0.01 * np.linalg.norm(right[0] - higher[0])
 
 
 @pytest.mark.slow
 def test_models_learn_what_can_be_learnt(rng: Generator) -> None:
     labels = np.arange(12) % 2
-    draws = mistakes.draw_folds([Track(Path(), str(i), "train", f"{i % 2}") for i in range(12)], 1)
+    draws = cross_validation.draw_folds(
+        [Track(Path(), str(i), "train", f"{i % 2}") for i in range(12)], 5, 1
+    )
     rows = [
         (label + rng.normal(0, 0.1, (4, musicnn.POOLED))).astype(np.float32) for label in labels
     ]
     far = [100 + song[:, :8] for song in rows]
-    for found in (mistakes.by_mlp(rows, labels, draws), mistakes.by_svm(far, labels, draws)):
+    by_svm = partial(cross_validation.by_family, "SVM", far, labels, draws)
+    for found in (cross_validation.by_mlp(rows, labels, draws), by_svm(SongClassifier)):
         assert found[0].top1 == 1
-    assert mistakes.by_svm(far, labels, draws, mistakes.UnscaledLater)[0].top1 < 0.7
+    assert by_svm(mistakes.UnscaledLater)[0].top1 < 0.7
 
 
 # --- growth ------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Workers
 from artistid.models.grid_search import SearchSettings
 from artistid.models.training import TrainingSettings
-from task2 import AugmentSettings
+from task2 import NetworkSettings
 
 SCRIPTS = (task1, task2, task2_baseline, predict)
 BAR = re.compile(r"\d+%\|")
@@ -49,7 +49,7 @@ SONGS = ["001.mp3", "002.mp3", "003.mp3", "004.mp3"]
         (SearchSettings, {"folds": 1}, "--folds 1: must be at least 2"),
         (SearchSettings, {"repeats": 0}, "--repeats 0: must be at least 1"),
         (SearchSettings, {"max_excerpts": 0}, "--max-excerpts 0: must be at least 1"),
-        (AugmentSettings, {"masks": -1}, "--masks -1: must be at least 0"),
+        (NetworkSettings, {"masks": -1}, "--masks -1: must be at least 0"),
         (TrainingSettings, {"epochs": 0}, "--epochs 0: must be at least 1"),  # test_training.py
         (EncoderSettings, {"layer": -1}, "--layer -1: must be at least 0"),
         (EncoderSettings, {"encoder": "x"}, "--encoder x: unknown; choose from auto, musicfm"),
@@ -76,7 +76,7 @@ def test_settings_are_recorded_flat_with_paths_inside_the_project_relative() -> 
 
 GROUPS = {
     task1: ["data", "search", "library", "workers"],
-    task2: ["data", "augment", "training", "library", "workers"],
+    task2: ["data", "network", "training", "library", "workers"],
     task2_baseline: ["data", "encoder", "training", "library", "workers"],
 }
 
