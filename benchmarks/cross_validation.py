@@ -172,15 +172,20 @@ def by_network(
     return [Candidate({}, *(metrics.top_k(run, labels, k) for k in (1, 3))) for run in runs]
 
 
+def cnn(size: Size, n_artists: int, crop_frames: int) -> Method:
+    """Task 2's."""
+    mel, augment = melspec.MelSettings(), SpecAugment(task2.NetworkSettings().masks)
+    widths = MelCNNSettings(n_artists, mel.n_mels, CHANNELS[size])
+    rate = mel.frames_per_second
+    return Method(MelCNN, widths, melspec.LOG_MEL, mel, crop_frames, rate, augment)
+
+
 def by_cnn(
     size: Size, log_mels: Arrays, labels: Labels, draws: Sequence[Folds], epochs: int | None = None
 ) -> list[Candidate]:
-    """Task 2's network."""
-    settings, mel = task2.Settings(), melspec.MelSettings()
-    widths = MelCNNSettings(int(labels.max()) + 1, mel.n_mels, CHANNELS[size])
-    augment = SpecAugment(settings.network.masks)
-    method = Method(MelCNN, widths, melspec.LOG_MEL, mel, 0, mel.frames_per_second, augment)
-    return by_network(method, replace(settings.training, epochs=epochs), log_mels, labels, draws)
+    settings = replace(task2.Settings().training, epochs=epochs)
+    method = cnn(size, int(labels.max()) + 1, crop_frames=0)  # set below
+    return by_network(method, settings, log_mels, labels, draws)
 
 
 def by_mlp(
@@ -232,7 +237,8 @@ def measure(settings: Settings) -> Measured:
             print("  ".join(rows[-1]), file=sys.stderr, flush=True)  # it takes long
     return Measured(
         "Cross-validation",
-        f"python3 -m benchmarks.cross_validation --data {settings.data}",
+        f"python3 -m benchmarks.cross_validation --data {settings.data} "
+        f"--models {' '.join(settings.models)} --folds-of {' '.join(settings.folds_of)}",
         f"{len(tracks)} songs of train and val in {settings.folds} folds, drawn {settings.repeats} "
         "times: mean (minimum to maximum). Seconds include the features, once.",
         rows,

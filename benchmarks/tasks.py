@@ -31,19 +31,32 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import Tensor, nn
 
+import task2
+from artistid.audio import melspec
+from artistid.audio.extraction import extract
 from artistid.audio.melspec import LogMel, MelSettings
 from artistid.dataset.read import read_corpus
 from artistid.foundation import progress
+from artistid.foundation.parallel import Workers
 from artistid.metrics import labels_of
+from artistid.models.crops import MappedSongs, frames_of
+from artistid.models.devices import Devices, Precision
+from artistid.models.networks import Size
+from artistid.models.training import Examples, Trainer
 from benchmarks import measured
+from benchmarks.cross_validation import cnn
 from benchmarks.features import FEATURES, librosa_one_by_one
 from benchmarks.measured import GAMEMUSIC, Measured, Ratio, alone, brief, seconds_of, spread
 
 HOMEWORK, FIRST, AGAIN = "homework", "first run", "second run"  # AGAIN: with a full cache
+EPOCH = "an epoch of task2.py"
+EPOCHS: tuple[tuple[Size, Precision], ...] = (("small", "fp32"), ("large", "fp32"))
 RATIOS = (
-    ("task1", HOMEWORK, FIRST),
-    ("task2", HOMEWORK, FIRST),
-    ("task2_baseline", FIRST, AGAIN),
+    ("task1.py", HOMEWORK, FIRST),
+    ("task2.py", HOMEWORK, FIRST),
+    (EPOCH, HOMEWORK, "small, fp32"),
+    (EPOCH, HOMEWORK, "large, fp32"),
+    ("task2_baseline.py", FIRST, AGAIN),
 )
 GRIDS = (
     (KNeighborsClassifier(), {"n_neighbors": [3, 5, 7, 9], "weights": ["uniform", "distance"]}),
@@ -136,6 +149,24 @@ def homework_epoch(data: Path) -> None:
 # --- measuring ---------------------------------------------------------------------------------
 
 
+def log_mels_of_train(data: Path, cache: Path) -> Examples:
+    corpus = read_corpus(data)
+    train = corpus.split("train")
+    found = extract(train, melspec.recipe(MelSettings()), cache, Workers())
+    songs = MappedSongs(list(found.entries.values()), melspec.LOG_MEL)
+    return Examples(songs, labels_of([track.artist for track in train], corpus.artists))
+
+
+def epoch_of_task2(train: Examples, size: Size, precision: Precision) -> float:
+    """Seconds of an epoch of task 2's network, after one step to warm up."""
+    settings = task2.Settings().training
+    crop_frames = frames_of(settings.crop_seconds, MelSettings().frames_per_second, train.songs)
+    method = cnn(size, int(train.labels.max()) + 1, crop_frames)
+    trainer = Trainer(method, train, settings, 0, Devices("auto", precision))
+    trainer.train_epoch(0, steps=1)
+    return seconds_of(trainer.train_epoch, 1)
+
+
 def run_task(task: str, data: Path, cache: Path, out: Path) -> None:
     places = ("--data", data.resolve(), "--cache", cache, "--out", out)
     command = [sys.executable, measured.PROJECT / f"{task}.py", "--quiet", *places]
@@ -148,22 +179,27 @@ def measure(settings: Settings) -> Measured:
     for _ in progress.bar(range(settings.rounds), desc="tasks", unit="round"):
         with tempfile.TemporaryDirectory() as folder:
             places = data, Path(folder) / "cache", Path(folder)
-            times["task1", FIRST].append(seconds_of(run_task, "task1", *places))
-            times["task1", HOMEWORK].append(seconds_of(alone, homework_task1, data))
-            times["task2", FIRST].append(seconds_of(run_task, "task2", *places))
+            times["task1.py", FIRST].append(seconds_of(run_task, "task1", *places))
+            times["task1.py", HOMEWORK].append(seconds_of(alone, homework_task1, data))
+            times["task2.py", FIRST].append(seconds_of(run_task, "task2", *places))
             curves = json.loads((Path(folder) / "metrics_task2.json").read_bytes())["curves"]
             epoch = alone(homework_epoch, data).seconds
-            times["task2", HOMEWORK].append(len(curves["loss"]) * epoch)
+            times["task2.py", HOMEWORK].append(len(curves["loss"]) * epoch)
+            times[EPOCH, HOMEWORK].append(epoch)
+            train = log_mels_of_train(data, Path(folder) / "cache")
+            for size, precision in EPOCHS:
+                seconds = epoch_of_task2(train, size, precision)
+                times[EPOCH, f"{size}, {precision}"].append(seconds)
             for run in (FIRST, AGAIN):
                 seconds = seconds_of(run_task, "task2_baseline", *places)
-                times["task2_baseline", run].append(seconds)
+                times["task2_baseline.py", run].append(seconds)
     rows = [["task", "run", "s", "from, to"]]
     for (task, run), values in times.items():
-        rows.append([f"{task}.py", run, brief(statistics.median(values)), spread(values)])
+        rows.append([task, run, brief(statistics.median(values)), spread(values)])
     ratios = []
     for task, slow, fast in RATIOS:
         pairs = zip(times[task, slow], times[task, fast], strict=True)
-        ratios.append(Ratio(f"{task}.py: {slow} / {fast}", [a / b for a, b in pairs]))
+        ratios.append(Ratio(f"{task}: {slow} / {fast}", [a / b for a, b in pairs]))
     return Measured(
         "Whole tasks",
         f"python3 -m benchmarks.tasks --data {settings.data}",

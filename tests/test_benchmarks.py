@@ -102,13 +102,15 @@ def test_a_homework_epoch_counts_as_often_as_ours(
         return 4.0
 
     monkeypatch.setattr(tasks, "run_task", run_task)
+    monkeypatch.setattr(tasks, "log_mels_of_train", lambda *_: None)
+    monkeypatch.setattr(tasks, "epoch_of_task2", lambda _, size, __: 2.0 if size == "small" else 5)
     monkeypatch.setattr(tasks, "seconds_of", seconds_of)
     monkeypatch.setattr(tasks, "alone", lambda *_: Cost(seconds=10.0, mib=100.0))
     found = tasks.measure(tasks.Settings(tmp_path, rounds=2))
     times = {tuple(row[:2]): row[2] for row in found.rows[1:]}
     assert times["task1.py", "homework"] == times["task2.py", "first run"] == "4"
     assert times["task2.py", "homework"] == "30"
-    assert [ratio.median for ratio in found.ratios] == ["1", "7.5", "1"]
+    assert [ratio.median for ratio in found.ratios] == ["1", "7.5", "5", "2", "1"]
 
 
 @pytest.mark.slow
@@ -136,6 +138,19 @@ def test_a_homework_epoch_trains_on_every_song(
     with torch.random.fork_rng():
         tasks.homework_epoch(course)
     assert sorted(trained) == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+
+
+def test_our_epoch_trains_on_every_song(
+    course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    step = tasks.Trainer._step
+    monkeypatch.setattr(
+        tasks.Trainer, "_step", lambda *given: (trained.extend(given[1].songs), step(*given))[1]
+    )
+    train = tasks.log_mels_of_train(course, tmp_path)
+    assert tasks.epoch_of_task2(train, "small", "fp32") > 0
+    assert sorted(trained) == sorted([*range(16)] * 2)  # to warm up, and to be timed
 
 
 # --- mistakes ----------------------------------------------------------------------------------

@@ -6,7 +6,14 @@ import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 
-from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings, MelCNN, MelCNNSettings
+from artistid.models.networks import (
+    EmbeddingMLP,
+    EmbeddingMLPSettings,
+    MelCNN,
+    MelCNNSettings,
+    joined,
+    n_joined,
+)
 
 
 @pytest.fixture
@@ -40,14 +47,17 @@ def inputs_of(module: nn.Module) -> list[Tensor]:
 
 
 def test_widths_are_those_of_the_settings() -> None:
-    network = MelCNN(MelCNNSettings(7, 40, channels=(3, 5, 9), hidden=11, dropout=0.5))
-    assert shapes(network) == [(3, 1, 5, 5), (5, 3, 3, 3), (9, 5, 3, 3), (11, 2 * 9 * 5), (7, 11)]
+    widths = MelCNNSettings(7, 40, channels=(3, 5, 9), temporal=(6, 4), hidden=11, dropout=0.5)
+    network = MelCNN(widths)
+    over_time_and_bands = [(3, 1, 5, 5), (5, 3, 3, 3), (9, 5, 3, 3)]
+    over_time = [(6, 9 * 5, 3), (4, 6, 3)]  # 40 bands are 5 after three blocks
+    assert shapes(network) == [*over_time_and_bands, *over_time, (11, 2 * 4), (7, 11)]
     assert dropouts(network) == [0.5]
 
 
 def test_the_default_ends_in_two_layers_with_128_hidden_units(network: MelCNN) -> None:
     assert len(network.blocks) == 5
-    assert shapes(network)[-2:] == [(128, 2 * 128 * 3), (20, 128)]
+    assert shapes(network)[-2:] == [(128, 2 * 256), (20, 128)]
 
 
 @pytest.mark.parametrize("frames", [1, 6, 188, 301])
@@ -73,14 +83,33 @@ def test_bands_are_standardised_over_batch_and_time(rng: Generator) -> None:
     torch.testing.assert_close(seen[0], expected[:, None], rtol=1e-3, atol=1e-3)
 
 
-def test_mean_and_maximum_over_time_are_classified(network: MelCNN, rng: Generator) -> None:
-    seen = inputs_of(network.head)
+def test_convolutions_over_time_see_every_band(network: MelCNN, rng: Generator) -> None:
+    seen = inputs_of(network.temporal)
     images: list[Any] = []
     network.blocks.register_forward_hook(lambda *values: images.append(values[2]))
     network(log_mel(rng, 2, 188))
-    flat = images[0].permute(0, 1, 3, 2).reshape(2, 128 * 3, -1)  # (batch, channel and band, time)
-    expected = torch.cat([flat.mean(dim=2), flat.max(dim=2).values], dim=1)
+    bands = [images[0][..., band] for band in range(3)]  # (batch, channels, time) each
+    torch.testing.assert_close(seen[0].unflatten(1, (128, 3)), torch.stack(bands, dim=2))
+
+
+def test_mean_and_maximum_over_time_are_classified(network: MelCNN, rng: Generator) -> None:
+    seen = inputs_of(network.head)
+    series: list[Any] = []
+    network.temporal.register_forward_hook(lambda *values: series.append(values[2]))
+    network(log_mel(rng, 2, 188))
+    expected = torch.cat([series[0].mean(dim=2), series[0].max(dim=2).values], dim=1)
     torch.testing.assert_close(seen[0], expected)
+
+
+def test_joined_networks_answer_by_their_mean(rng: Generator) -> None:
+    networks = [EmbeddingMLP(EmbeddingMLPSettings(n_artists=3, dim=5)).eval() for _ in range(3)]
+    batch = torch.from_numpy(rng.normal(0, 100, (4, 2, 5)).astype(np.float32))  # some are certain
+    joint = joined(networks)
+    expected = sum(network(batch).softmax(dim=1) for network in networks) / 3
+    torch.testing.assert_close(joint(batch).softmax(dim=1), expected)
+    assert n_joined(joint.state_dict()) == 3
+    assert joined(networks[:1]) is networks[0]
+    assert n_joined(networks[0].state_dict()) == 1
 
 
 def test_every_parameter_learns(rng: Generator) -> None:

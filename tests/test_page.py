@@ -133,6 +133,16 @@ def test_intervals_are_computed_where_old_metrics_lack_them(tmp_path: Path) -> N
     assert f"0.792 {top1} 1.000 {top3} 0.625" in show(tmp_path).text
 
 
+def test_the_spread_over_seeds_is_beside_the_scores_of_their_mean(tmp_path: Path) -> None:
+    seeds = {"n": 3, "top1_mean": 0.25, "top1_sd": 0.125, "top3_mean": 0.625, "top3_sd": 0.0}
+    write_metrics(tmp_path, "task1", val=scores(0.5) | {"seeds": None})
+    write_metrics(tmp_path, "task2", val=scores(0.5) | {"seeds": seeds})
+    text = show(tmp_path).text
+    assert "3 seeds: 0.250 ± 0.125" in text
+    assert "3 seeds: 0.625 ± 0.000" in text
+    assert text.count("3 seeds") == 2  # the split is shown once
+
+
 def test_missed_songs_are_those_that_no_task_gets_right(tmp_path: Path) -> None:
     guesses = {  # the first guess of each task; the artist is always cher
         "all wrong": ("abba", "blur", "blur"),

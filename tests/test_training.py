@@ -1,5 +1,7 @@
 """Training on made songs: reproducible, resumable, and the same on two processes as on one."""
 
+import itertools
+import logging
 import os
 import socket
 from dataclasses import replace
@@ -23,7 +25,7 @@ from artistid.models.networks import MelCNN, MelCNNSettings
 from artistid.models.training import Examples, Method, SpecAugment, Trainer, TrainingSettings
 
 N_ARTISTS, N_MELS, N_FRAMES = 4, 16, 12
-WIDTHS = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), hidden=16)
+WIDTHS = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), temporal=(8,), hidden=16)
 METHOD = Method(MelCNN, WIDTHS, "log_mel", None, N_FRAMES, 62.5, SpecAugment())
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, device="cpu", precision="fp32")
 
@@ -149,6 +151,20 @@ def test_small_corpora_get_more_epochs() -> None:
     assert training.epochs_for(10) == most
     assert training.epochs_for(10**7) == fewest
     assert training.epochs_for(3600 * training.ENOUGH_HOURS / 25) == 25
+
+
+def test_the_log_says_once_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = itertools.count(step=16)  # seconds
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    forecast = training._Forecast(total=100)
+    forecast.start(done=50)
+    with caplog.at_level(logging.INFO, "artistid"):
+        for _ in range(10):
+            forecast.update(5)
+    # the fourth update is 64 s after the start: 20 crops are done and 30 are left
+    assert caplog.messages == ["about 2 min of this training left"]
 
 
 # --- which epoch is kept -----------------------------------------------------------------------

@@ -20,7 +20,8 @@ class MelCNNSettings:
 
     n_artists: int
     n_mels: int
-    channels: tuple[int, ...] = CHANNELS["small"]  # one convolution block each
+    channels: tuple[int, ...] = CHANNELS["small"]  # of each block over time and bands
+    temporal: tuple[int, ...] = (256, 256)  # of each block over time alone, which sees all bands
     hidden: int = 128  # units between the two fully connected layers
     dropout: float = 0.2  # of the hidden units
 
@@ -30,8 +31,8 @@ class MelCNN(nn.Module):
 
     A short-chunk CNN (Won et al. 2020, arXiv 2006.00751) with two differences for speed: the first
     block has a stride of two instead of pooling, and the early blocks, which take most of the time,
-    are narrow. The last image is pooled over time alone, so that the classifier sees which band a
-    voice is heard in."""
+    are narrow; and with convolutions over time in the end, which see every band for itself, as in
+    the x-vectors of speaker recognition (Snyder et al. 2018)."""
 
     def __init__(self, settings: MelCNNSettings) -> None:
         super().__init__()
@@ -44,14 +45,16 @@ class MelCNN(nn.Module):
             *(_block(i, o, pool=2) for i, o in zip(settings.channels, others, strict=False)),
         )
         n_bands = -(-settings.n_mels // 2 ** len(settings.channels))  # every block halves them
-        pooled = 2 * settings.channels[-1] * n_bands
-        self.head = _head(pooled, settings.hidden, settings.dropout, settings.n_artists)
+        widths = (n_bands * settings.channels[-1], *settings.temporal)
+        self.temporal = nn.Sequential(*map(_temporal_block, widths[:-1], widths[1:]))
+        self.head = _head(2 * widths[-1], settings.hidden, settings.dropout, settings.n_artists)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         bands = self.normalise(log_mel.transpose(1, 2))  # (batch, mels, frames)
         image = self.blocks(bands.transpose(1, 2).unsqueeze(1))  # (batch, channels, time, band)
-        pooled = torch.cat([image.mean(dim=2), image.amax(dim=2)], dim=1)
-        logits: Tensor = self.head(pooled.flatten(start_dim=1))
+        series = self.temporal(image.transpose(2, 3).flatten(1, 2))  # (batch, channels, time)
+        pooled = torch.cat([series.mean(dim=2), series.amax(dim=2)], dim=1)
+        logits: Tensor = self.head(pooled)
         return logits
 
 
@@ -62,6 +65,11 @@ def _block(n_in: int, n_out: int, kernel: int = 3, stride: int = 1, pool: int = 
         nn.ReLU(inplace=True),
     ]
     return nn.Sequential(*layers, *([nn.MaxPool2d(pool, ceil_mode=True)] if pool > 1 else []))
+
+
+def _temporal_block(n_in: int, n_out: int) -> nn.Sequential:
+    convolution = nn.Conv1d(n_in, n_out, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm1d(n_out), nn.ReLU(inplace=True))
 
 
 @dataclass(frozen=True)

@@ -396,8 +396,10 @@ class _Forecast:
 
     def update(self, n: int) -> None:
         self._left -= n
-        elapsed = time.perf_counter() - (self._begin or time.perf_counter())
-        if self._begin is not None and elapsed >= self.AFTER_S:
+        if self._begin is None:
+            return
+        elapsed = time.perf_counter() - self._begin
+        if elapsed >= self.AFTER_S:
             minutes = elapsed * self._left / (self._total - self._left) / 60
             log.info("about %.0f min of this training left", minutes)
             self._begin = None
