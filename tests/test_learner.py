@@ -19,15 +19,8 @@ from artistid.models.networks import MelCNN, MelCNNSettings, joined, n_joined
 from artistid.models.training import Method, SpecAugment, TrainingSettings
 
 MEL = MelSettings(n_mels=8)
-METHOD = Method(
-    MelCNN,
-    MelCNNSettings(2, 8, channels=(2,), temporal=(3,), hidden=4),
-    "log_mel",
-    MEL,
-    6,
-    62.5,
-    SpecAugment(),
-)
+WIDTHS = MelCNNSettings(2, 8, channels=(2,), temporal=(3,), hidden=4)
+METHOD = Method(MelCNN, WIDTHS, "log_mel", MEL, 6, 62.5, SpecAugment())
 SETTINGS = TrainingSettings(epochs=3, batch_size=4, device="cpu", precision="fp32")
 
 
