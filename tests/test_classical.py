@@ -103,7 +103,7 @@ def test_scikit_learns_grid_search_scores_whole_songs(songs: LabelledSongs) -> N
 
 def test_a_grid_point_is_described_by_its_settings() -> None:
     described = [describe(point) for point in FAMILIES[2].grid]
-    assert described[0] == "C=1, gamma=0.00833"
+    assert described[0] == "C=10, gamma=0.00833, project=none"
     assert described[-1] == "C=10, project=LinearDiscriminantAnalysis"
 
 

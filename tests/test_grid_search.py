@@ -187,15 +187,16 @@ def test_the_best_point_of_each_family_is_trained_on_all_of_train(
     assert best.details["cv"] == {"top1": best.point.top1, "top3": best.point.top3}
     X, y = search.training_songs(tracks)
     alone = clone(knn.classifier).set_params(**grid[1])
-    assert_allclose(best.posteriors(tracks), alone.fit(X, y).predict_proba(X))
+    assert_allclose(best.posteriors(tracks)[0], alone.fit(X, y).predict_proba(X))
 
     refitted = search.refit(best, tracks[1:])
-    assert_allclose(refitted.posteriors(tracks), clone(alone).fit(X[1:], y[1:]).predict_proba(X))
-    assert_allclose(best.posteriors(tracks), alone.predict_proba(X))  # not changed by it
+    (posteriors,) = refitted.posteriors(tracks)
+    assert_allclose(posteriors, clone(alone).fit(X[1:], y[1:]).predict_proba(X))
+    assert_allclose(best.posteriors(tracks)[0], alone.predict_proba(X))  # not changed by it
     refitted.save(tmp_path / "model_task1", search.card)
     loaded, card = load_model(tmp_path / "model_task1.skops")
     assert card.artists == ("a", "b", "c")
-    assert_allclose(loaded.predict_proba(X), refitted.posteriors(tracks))
+    assert_allclose(loaded.predict_proba(X), posteriors)
 
 
 def test_songs_are_predicted_in_batches(
@@ -205,8 +206,8 @@ def test_songs_are_predicted_in_batches(
     search = made_search()
     (trial,) = search.fit(tracks, [])
     at_once = trial.posteriors(tracks)
-    assert at_once.shape == (12, 3)
-    assert trial.posteriors([]).shape == (0, 3)
+    assert at_once.shape == (1, 12, 3)
+    assert trial.posteriors([]).shape == (1, 0, 3)
     monkeypatch.setattr(grid_search, "BATCH_SONGS", 5)
     assert_allclose(trial.posteriors(tracks), at_once)
 
@@ -231,7 +232,7 @@ def test_every_grid_point_can_be_tried_on_a_small_corpus(
         "LogisticRegression",
     ]
     for trial in trials:
-        assert_allclose(trial.posteriors(small).sum(axis=1), 1)
+        assert_allclose(trial.posteriors(small).sum(axis=2), 1)
     points = [line for line in caplog.messages if " / " in line and line.startswith("  ")]
     assert len(points) == sum(len(trial.family.grid) for trial in trials)
 

@@ -183,6 +183,8 @@ def describe(parameters: Parameters) -> str:
             value = type(value).__name__
         elif isinstance(value, float):
             value = f"{value:.3g}"
+        elif value == "passthrough":
+            value = "none"
         words.append(f"{key.split('__')[-1]}={value}")
     return ", ".join(words)
 
