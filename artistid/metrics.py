@@ -58,9 +58,10 @@ class ArtistScore:
 
 @dataclass(frozen=True)
 class SeedScores:
-    """Mean and standard deviation of the accuracies of trainings that differ in seed."""
+    """Accuracies of trainings that differ in seed: each, mean and standard deviation."""
 
-    n: int  # seeds
+    top1: list[float]
+    top3: list[float]
     top1_mean: float
     top1_sd: float
     top3_mean: float
@@ -68,7 +69,7 @@ class SeedScores:
 
     def __str__(self) -> str:
         top1 = f"top-1 {self.top1_mean:.3f} ± {self.top1_sd:.3f}"
-        return f"each of {self.n} seeds: {top1}, top-3 {self.top3_mean:.3f} ± {self.top3_sd:.3f}"
+        return f"each of {len(self.top1)} seeds: {top1}, top-3 {self.top3_mean:.3f} ± {self.top3_sd:.3f}"
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ def score_seeds(runs: Runs, labels: Labels) -> SeedScores | None:
     if len(runs) == 1:
         return None
     top1, top3 = (np.array([top_k(run, labels, k) for run in runs]) for k in (1, 3))
-    values = (top1.mean(), top1.std(ddof=1), top3.mean(), top3.std(ddof=1))
-    return SeedScores(len(runs), *map(float, values))
+    spread = (top1.mean(), top1.std(ddof=1), top3.mean(), top3.std(ddof=1))
+    return SeedScores(top1.tolist(), top3.tolist(), *map(float, spread))
 
 
 def _is_predicted(posteriors: ArrayLike) -> NDArray[np.bool_]:

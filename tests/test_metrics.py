@@ -171,7 +171,7 @@ def test_trainings_that_differ_in_seed_answer_by_their_mean() -> None:
     assert evaluation.scores is not None
     assert (evaluation.scores.top1, evaluation.scores.top3) == (0.0, 0.5)
     half = pytest.approx(2**-0.5)  # the standard deviation of 0 and 1
-    assert evaluation.scores.seeds == metrics.SeedScores(2, 0.5, half, 0.5, half)
+    assert evaluation.scores.seeds == metrics.SeedScores([1, 0], [1, 0], 0.5, half, 0.5, half)
     text = "each of 2 seeds: top-1 0.500 ± 0.707, top-3 0.500 ± 0.707"
     assert str(evaluation.scores.seeds) == text
 

@@ -134,7 +134,8 @@ def test_intervals_are_computed_where_old_metrics_lack_them(tmp_path: Path) -> N
 
 
 def test_the_spread_over_seeds_is_beside_the_scores_of_their_mean(tmp_path: Path) -> None:
-    seeds = {"n": 3, "top1_mean": 0.25, "top1_sd": 0.125, "top3_mean": 0.625, "top3_sd": 0.0}
+    mean = {"top1_mean": 0.25, "top1_sd": 0.125, "top3_mean": 0.625, "top3_sd": 0.0}
+    seeds = {"top1": [0.125, 0.25, 0.375], "top3": [0.625] * 3, **mean}
     write_metrics(tmp_path, "task1", val=scores(0.5) | {"seeds": None})
     write_metrics(tmp_path, "task2", val=scores(0.5) | {"seeds": seeds})
     text = show(tmp_path).text
