@@ -17,7 +17,7 @@ from artistid.foundation.parallel import Workers
 from artistid.models import devices
 from artistid.models.crops import MappedSongs, frames_of
 from artistid.models.learner import NetworkLearner
-from artistid.models.networks import CHANNELS, MelCNN, MelCNNSettings, Size
+from artistid.models.networks import MelCNN, Size, mel_cnn_of
 from artistid.models.training import Method, SpecAugment, TrainingSettings
 from artistid.results.record import Task
 
@@ -55,7 +55,7 @@ class NetworkSettings:
 class Settings:
     data: cli.DataSettings = cli.DataSettings()
     network: NetworkSettings = NetworkSettings()
-    training: TrainingSettings = TrainingSettings()
+    training: TrainingSettings = TrainingSettings(batch_size=16)
     library: LibrarySettings = LibrarySettings()
     workers: Workers = Workers()
 
@@ -73,7 +73,7 @@ def main(settings: Settings) -> None:
         known = MappedSongs(list(songs.entries.values()), melspec.LOG_MEL)
         method = Method(
             MelCNN,
-            MelCNNSettings(len(songs.corpus.artists), mel.n_mels, CHANNELS[size]),
+            mel_cnn_of(size, len(songs.corpus.artists), mel.n_mels),
             melspec.LOG_MEL,
             mel,
             crop_frames=frames_of(training.crop_seconds, mel.frames_per_second, known),

@@ -69,7 +69,8 @@ class SeedScores:
 
     def __str__(self) -> str:
         top1 = f"top-1 {self.top1_mean:.3f} ± {self.top1_sd:.3f}"
-        return f"each of {len(self.top1)} seeds: {top1}, top-3 {self.top3_mean:.3f} ± {self.top3_sd:.3f}"
+        top3 = f"top-3 {self.top3_mean:.3f} ± {self.top3_sd:.3f}"
+        return f"each of {len(self.top1)} seeds: {top1}, {top3}"
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,11 @@ from artistid.models.crops import ResidentSongs, frames_of
 from artistid.models.devices import Devices
 from artistid.models.grid_search import Candidate, Folds, cross_validate, make_folds
 from artistid.models.networks import (
-    CHANNELS,
     EmbeddingMLP,
     EmbeddingMLPSettings,
     MelCNN,
-    MelCNNSettings,
     Size,
+    mel_cnn_of,
 )
 from artistid.models.training import Examples, Method, SpecAugment, Trainer, TrainingSettings
 from benchmarks import measured
@@ -175,7 +174,7 @@ def by_network(
 def cnn(size: Size, n_artists: int, crop_frames: int) -> Method:
     """Task 2's."""
     mel, augment = melspec.MelSettings(), SpecAugment(task2.NetworkSettings().masks)
-    widths = MelCNNSettings(n_artists, mel.n_mels, CHANNELS[size])
+    widths = mel_cnn_of(size, n_artists, mel.n_mels)
     rate = mel.frames_per_second
     return Method(MelCNN, widths, melspec.LOG_MEL, mel, crop_frames, rate, augment)
 
@@ -226,7 +225,7 @@ def measure(settings: Settings) -> Measured:
     rows = [["model", "folds of", "epochs", "top-1", "top-3", "seconds per training"]]
     for of, model in product(settings.folds_of, settings.models):
         draws = draw_folds(tracks, settings.folds, settings.repeats, of)
-        has_epochs = model in (*CHANNELS, "MLP")
+        has_epochs = model in ("small", "large", "MLP")
         for epochs in (settings.epochs or (None,)) if has_epochs else (None,):
             begin = time.perf_counter()
             found = score(model, epochs, tracks, labels, draws)

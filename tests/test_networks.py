@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from artistid.models.networks import (
     MelCNN,
     MelCNNSettings,
     joined,
+    mel_cnn_of,
     n_joined,
 )
 
@@ -58,6 +60,14 @@ def test_widths_are_those_of_the_settings() -> None:
 def test_the_default_ends_in_two_layers_with_128_hidden_units(network: MelCNN) -> None:
     assert len(network.blocks) == 5
     assert shapes(network)[-2:] == [(128, 2 * 256), (20, 128)]
+
+
+def test_the_large_network_has_twice_the_channels() -> None:
+    small, large = (mel_cnn_of(size, 20, 96) for size in ("small", "large"))
+    assert small == MelCNNSettings(n_artists=20, n_mels=96)
+    assert large.channels == (32, 64, 128, 256, 256)
+    assert large.temporal == (512, 512)
+    assert replace(large, channels=small.channels, temporal=small.temporal) == small
 
 
 @pytest.mark.parametrize("frames", [1, 6, 188, 301])

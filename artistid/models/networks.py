@@ -1,17 +1,13 @@
 """The networks: a crop in, one logit per artist out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 Size = Literal["small", "large"]
-CHANNELS: dict[Size, tuple[int, ...]] = {  # of a MelCNN
-    "small": (16, 32, 64, 128, 128),
-    "large": (32, 64, 128, 256, 256),
-}
 
 
 @dataclass(frozen=True)
@@ -20,10 +16,19 @@ class MelCNNSettings:
 
     n_artists: int
     n_mels: int
-    channels: tuple[int, ...] = CHANNELS["small"]  # of each block over time and bands
+    channels: tuple[int, ...] = (16, 32, 64, 128, 128)  # of each block over time and bands
     temporal: tuple[int, ...] = (256, 256)  # of each block over time alone, which sees all bands
     hidden: int = 128  # units between the two fully connected layers
     dropout: float = 0.2  # of the hidden units
+
+
+def mel_cnn_of(size: Size, n_artists: int, n_mels: int) -> MelCNNSettings:
+    """The large one has twice the channels of the small one."""
+    small = MelCNNSettings(n_artists, n_mels)
+    if size == "small":
+        return small
+    channels, temporal = (tuple(2 * n for n in own) for own in (small.channels, small.temporal))
+    return replace(small, channels=channels, temporal=temporal)
 
 
 class MelCNN(nn.Module):
