@@ -80,7 +80,10 @@ def test_the_curves_show_every_epoch_and_mark_the_kept_one() -> None:
         assert len(axes.get_legend().get_texts()) == 2  # another seed is drawn, and has no label
         assert len(axes.get_lines()) == 5
         assert [2, 2] in [list(line.get_xdata()) for line in axes.get_lines()]  # the mark
-    assert accuracy.get_title() == "MelCNN: val 0.600 / 0.800, epoch 2 kept"
+    kept = "val 0.600 / 0.800, epoch 2 kept"
+    assert accuracy.get_title() == f"MelCNN, the first of 2 seeds:\n{kept}"
+    alone = figures._draw_curves(CURVES, 1, "MelCNN", []).axes[0]
+    assert alone.get_title() == f"MelCNN: {kept}"
 
 
 def test_a_single_epoch_is_drawn() -> None:

@@ -114,7 +114,8 @@ def _draw_curves(curves: Curves, kept: int, title: str, further: Sequence[Curves
     accuracy.set_ylabel("accuracy on val")
     accuracy.legend(loc="lower right")
     scores = f"{curves['top1'][kept]:.3f} / {curves['top3'][kept]:.3f}"
-    accuracy.set_title(f"{title}: val {scores}, epoch {kept + 1} kept")
+    which = f"{title}, the first of {1 + len(further)} seeds:\n" if further else f"{title}: "
+    accuracy.set_title(f"{which}val {scores}, epoch {kept + 1} kept")
     loss.set_ylim(bottom=0)
     loss.set_ylabel("loss")
     loss.set_xlabel("epoch")
