@@ -30,8 +30,8 @@ from artistid.models.devices import DeviceName, Devices, Precision
 
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
 WARM_UP = 0.3  # share of the steps during which the learning rate rises
-ENOUGH_HOURS = 130  # of audio heard over all epochs
-EPOCHS_RANGE = (20, 60)  # quoted in the help of --epochs
+ENOUGH_HOURS = 100  # of audio heard over all epochs
+EPOCHS_RANGE = (20, 50)  # quoted in the help of --epochs
 
 Augmentation = Callable[[Tensor, Generator], Tensor]  # (batch, frames, features) -> the same
 Merits = NDArray[np.float64]  # (epochs, val songs): mean of top-1 and top-3, so 0, 0.5 or 1
@@ -43,7 +43,7 @@ log = logging.getLogger("artistid")
 class TrainingSettings:
     """Training."""
 
-    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 20 to 60)")] = (
+    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 20 to 50)")] = (
         None
     )
     """Training epochs; by default fewer on larger corpora."""
