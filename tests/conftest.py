@@ -38,6 +38,12 @@ MODELS = {
 }
 
 
+def pytest_configure() -> None:
+    """Processes that compile librosa's functions into one cache at the same time crash."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    os.environ["NUMBA_CACHE_DIR"] = str(PROJECT / ".pytest_cache" / "numba" / worker)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Any:
     """A worker of pytest-xdist ends if what a test has logged cannot be encoded."""
