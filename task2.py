@@ -28,7 +28,6 @@ TASK = Task(
     curves="accuracy_curve.png",
 )
 
-
 log = logging.getLogger("artistid")
 
 

@@ -158,8 +158,7 @@ def test_the_log_says_once_how_long_it_will_take(
 ) -> None:
     clock = itertools.count(step=16)  # seconds
     monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
-    forecast = training._Forecast(total=100)
-    forecast.start(done=50)
+    forecast = training._Forecast(left=50)
     with caplog.at_level(logging.INFO, "artistid"):
         for _ in range(10):
             forecast.update(5)

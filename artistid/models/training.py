@@ -168,7 +168,7 @@ class Trainer:
         self.crop_s = method.crop_frames / method.frames_per_second
         self.epochs = settings.epochs or epochs_for(self.n_crops * self.crop_s)
         self.history: list[Epoch] = []
-        self._forecast = _Forecast(self.epochs * self.n_crops)
+        self._forecast: _Forecast | None = None
         self._kept = _copied(network)
         self._shared = devices.share(network)
         self._optimizer = torch.optim.AdamW(
@@ -188,7 +188,7 @@ class Trainer:
         if resume:
             self._restore(self.devices.from_main(checkpoint.load() if self.devices.is_main else {}))
         self._log_plan()
-        self._forecast.start(len(self.history) * self.n_crops)
+        self._forecast = _Forecast((self.epochs - len(self.history)) * self.n_crops)
         with _memory_errors_explained(self.settings), self._progress_bar() as bar:
             while len(self.history) < self.epochs:
                 number, begin = len(self.history), time.perf_counter()
@@ -251,9 +251,11 @@ class Trainer:
             for crops in self.own_batches(number)[:steps]:
                 total += self._step(crops, draw) * len(crops)
                 n += len(crops)
+                n_of_all = len(crops) * self.devices.n_processes
                 if bar is not None:
-                    bar.update(len(crops) * self.devices.n_processes)
-                    self._forecast.update(len(crops) * self.devices.n_processes)
+                    bar.update(n_of_all)
+                if self._forecast is not None:
+                    self._forecast.update(n_of_all)
         self.devices.synchronise_buffers(self.network)
         sums = self.devices.gather([(float(total), n)])
         loss = sum(total for total, _ in sums) / sum(n for _, n in sums)
@@ -385,24 +387,18 @@ class _Forecast:
 
     AFTER_S = 60
 
-    def __init__(self, total: int) -> None:
-        """`total` is the number of crops."""
-        self._total = self._left = total
-        self._begin: float | None = None
-
-    def start(self, done: int) -> None:
-        self._total = self._left = self._total - done
+    def __init__(self, left: int) -> None:
+        """`left` is the number of crops to train on from now."""
+        self._left, self._done, self._is_said = left, 0, False
         self._begin = time.perf_counter()
 
     def update(self, n: int) -> None:
-        self._left -= n
-        if self._begin is None:
-            return
+        self._left, self._done = self._left - n, self._done + n
         elapsed = time.perf_counter() - self._begin
-        if elapsed >= self.AFTER_S:
-            minutes = elapsed * self._left / (self._total - self._left) / 60
+        if elapsed >= self.AFTER_S and not self._is_said:
+            minutes = elapsed * self._left / self._done / 60
             log.info("about %.0f min of this training left", minutes)
-            self._begin = None
+            self._is_said = True
 
 
 def seed_for(seed: int, purpose: int, *numbers: int) -> int:
