@@ -15,7 +15,6 @@ from artistid.dataset.library import LibrarySettings
 from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
-from artistid.models.crops import MappedSongs, frames_of
 from artistid.models.learner import NetworkLearner
 from artistid.models.networks import MelCNN, Size, mel_cnn_of
 from artistid.models.training import Method, SpecAugment, TrainingSettings
@@ -69,13 +68,11 @@ def main(settings: Settings) -> None:
         mel = melspec.MelSettings()
         with compute.main_first():
             songs = experiment.extracted(run, melspec.recipe(mel))
-        known = MappedSongs(list(songs.entries.values()), melspec.LOG_MEL)
         method = Method(
             MelCNN,
             mel_cnn_of(size, len(songs.corpus.artists), mel.n_mels),
             melspec.LOG_MEL,
             mel,
-            crop_frames=frames_of(training.crop_seconds, mel.frames_per_second, known),
             frames_per_second=mel.frames_per_second,
             augment=SpecAugment(settings.network.masks),
         )

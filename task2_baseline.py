@@ -13,7 +13,6 @@ from artistid.encoders.base import EMBEDDINGS
 from artistid.encoders.registry import EncoderSettings
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
-from artistid.models.crops import MappedSongs, frames_of
 from artistid.models.learner import NetworkLearner
 from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings
 from artistid.models.training import Method, TrainingSettings
@@ -45,13 +44,11 @@ def main(settings: Settings) -> None:
         encoder = registry.find(settings.encoder, compute.device, compute.precision)
         with compute.main_first():
             songs = experiment.extracted(run, encoder.recipe)
-        known = MappedSongs(list(songs.entries.values()), EMBEDDINGS)
         method = Method(
             EmbeddingMLP,
             EmbeddingMLPSettings(len(songs.corpus.artists), encoder.dim),
             EMBEDDINGS,
             encoder.identity,
-            crop_frames=frames_of(training.crop_seconds, 1 / encoder.excerpt_s, known),
             frames_per_second=1 / encoder.excerpt_s,
         )
         learner = NetworkLearner(

@@ -159,31 +159,30 @@ def by_network(
     crop_frames = frames_of(
         settings.crop_seconds, method.frames_per_second, songs(np.arange(len(arrays)))
     )
-    method = replace(method, crop_frames=crop_frames)
     runs: Runs = np.zeros((len(draws), len(arrays), method.widths.n_artists))
     work = [(seed, *pair) for seed, folds in enumerate(draws) for pair in folds.pairs]
     for seed, trained, scored in progress.bar(work, desc=method.network.__name__, unit="training"):
         train = Examples(songs(trained), labels[trained])
-        trainer = Trainer(method, train, settings, seed, devices)
+        trainer = Trainer(method, train, crop_frames, settings, seed, devices)
         for epoch in range(trainer.epochs):
             trainer.train_epoch(epoch)
         runs[seed, scored] = trainer.posteriors(songs(scored))
     return [Candidate({}, *(metrics.top_k(run, labels, k) for k in (1, 3))) for run in runs]
 
 
-def cnn(size: Size, n_artists: int, crop_frames: int) -> Method:
+def cnn(size: Size, n_artists: int) -> Method:
     """Task 2's."""
     mel, augment = melspec.MelSettings(), SpecAugment(task2.NetworkSettings().masks)
     widths = mel_cnn_of(size, n_artists, mel.n_mels)
     rate = mel.frames_per_second
-    return Method(MelCNN, widths, melspec.LOG_MEL, mel, crop_frames, rate, augment)
+    return Method(MelCNN, widths, melspec.LOG_MEL, mel, rate, augment)
 
 
 def by_cnn(
     size: Size, log_mels: Arrays, labels: Labels, draws: Sequence[Folds], epochs: int | None = None
 ) -> list[Candidate]:
     settings = replace(task2.Settings().training, epochs=epochs)
-    method = cnn(size, int(labels.max()) + 1, crop_frames=0)  # set below
+    method = cnn(size, int(labels.max()) + 1)
     return by_network(method, settings, log_mels, labels, draws)
 
 
@@ -194,7 +193,7 @@ def by_mlp(
     settings = replace(task2_baseline.Settings().training, epochs=epochs)
     widths = EmbeddingMLPSettings(int(labels.max()) + 1, musicnn.POOLED)
     per_second = musicnn.SAMPLE_RATE / musicnn.PATCH_SAMPLES
-    method = Method(EmbeddingMLP, widths, EMBEDDINGS, None, 0, per_second)
+    method = Method(EmbeddingMLP, widths, EMBEDDINGS, None, per_second)
     return by_network(method, settings, embeddings, labels, draws)
 
 

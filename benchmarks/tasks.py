@@ -161,8 +161,8 @@ def epoch_of_task2(train: Examples, size: Size, precision: Precision) -> float:
     """Seconds of an epoch of task 2's network, after one step to warm up."""
     settings = task2.Settings().training
     crop_frames = frames_of(settings.crop_seconds, MelSettings().frames_per_second, train.songs)
-    method = cnn(size, int(train.labels.max()) + 1, crop_frames)
-    trainer = Trainer(method, train, settings, 0, Devices("auto", precision))
+    method = cnn(size, int(train.labels.max()) + 1)
+    trainer = Trainer(method, train, crop_frames, settings, 0, Devices("auto", precision))
     trainer.train_epoch(0, steps=1)
     return seconds_of(trainer.train_epoch, 1)
 

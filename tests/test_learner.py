@@ -20,8 +20,10 @@ from artistid.models.training import Method, SpecAugment, TrainingSettings
 
 MEL = MelSettings(n_mels=8)
 WIDTHS = MelCNNSettings(2, 8, channels=(2,), temporal=(3,), hidden=4)
-METHOD = Method(MelCNN, WIDTHS, "log_mel", MEL, 6, 62.5, SpecAugment())
-SETTINGS = TrainingSettings(epochs=3, batch_size=4, device="cpu", precision="fp32")
+METHOD = Method(MelCNN, WIDTHS, "log_mel", MEL, 62.5, SpecAugment())
+SETTINGS = TrainingSettings(
+    epochs=3, batch_size=4, crop_seconds=0.1, device="cpu", precision="fp32"
+)
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "lr": {"settings": replace(SETTINGS, lr=0.1)},
     "input n_mels": {"method": replace(METHOD, input=MelSettings(n_mels=9))},
     "network hidden": {"method": replace(METHOD, widths=replace(METHOD.widths, hidden=5))},
-    "crop_frames": {"method": replace(METHOD, crop_frames=7)},
+    "crop_frames": {"method": replace(METHOD, frames_per_second=70.0)},
     "augment": {"method": replace(METHOD, augment=None)},
 }
 

@@ -26,7 +26,7 @@ from artistid.models.training import Examples, Method, SpecAugment, Trainer, Tra
 
 N_ARTISTS, N_MELS, N_FRAMES = 4, 16, 12
 WIDTHS = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), temporal=(8,), hidden=16)
-METHOD = Method(MelCNN, WIDTHS, "log_mel", None, N_FRAMES, 62.5, SpecAugment())
+METHOD = Method(MelCNN, WIDTHS, "log_mel", None, 62.5, SpecAugment())
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, device="cpu", precision="fp32")
 
 
@@ -60,7 +60,7 @@ def make_trainer(
     settings: TrainingSettings = SETTINGS, seed: int = 0, processes: Any = None
 ) -> Trainer:
     processes = processes or Devices("cpu", settings.precision)
-    return Trainer(METHOD, TRAIN, settings, seed, processes)
+    return Trainer(METHOD, TRAIN, N_FRAMES, settings, seed, processes)
 
 
 def checkpoint(folder: Path) -> TrainingCheckpoint:
@@ -431,8 +431,8 @@ def steps(compute: Devices) -> dict[str, Any]:
     """Two steps on the same crops, whatever the number of processes, and what came of them."""
     even = examples(8, 3)
     even.songs.lengths = np.full(8, 20)  # 16 crops: two full batches
-    plain = Method(PlainNetwork, None, "log_mel", None, N_FRAMES, 62.5)
-    trainer = Trainer(plain, even, SETTINGS, 0, compute)
+    plain = Method(PlainNetwork, None, "log_mel", None, 62.5)
+    trainer = Trainer(plain, even, N_FRAMES, SETTINGS, 0, compute)
     gradients: list[Tensor] = []
     trainer._optimizer.register_step_pre_hook(
         lambda *_: gradients.extend(p.grad.clone() for p in trainer.network.parameters())

@@ -14,7 +14,7 @@ from artistid.dataset.corpus import Corpus, Track
 from artistid.metrics import Runs
 from artistid.models.card import ModelCard
 from artistid.models.checkpoint import TrainingCheckpoint, corpus_digest, save_network
-from artistid.models.crops import open_songs
+from artistid.models.crops import MappedSongs, frames_of, open_songs
 from artistid.models.devices import Devices
 from artistid.models.networks import joined
 from artistid.models.training import (
@@ -47,8 +47,13 @@ class NetworkLearner:
             artists=tuple(self.corpus.artists),
             input=asdict(method.input),
             network=asdict(method.widths),
-            crop_frames=method.crop_frames,
+            crop_frames=self.crop_frames,
         )
+
+    @cached_property
+    def crop_frames(self) -> int:
+        songs = MappedSongs(list(self.entries.values()), self.method.array)
+        return frames_of(self.settings.crop_seconds, self.method.frames_per_second, songs)
 
     def fit(self, train: Sequence[Track], val: Sequence[Track]) -> list["TrainedNetworks"]:
         path = self._checkpoint("resume", self.seed).path
@@ -95,7 +100,9 @@ class NetworkLearner:
             checkpoint = self._checkpoint(name, seed)
             must_exist = name == "resume" and seed == self.seed
             exists = must_exist or self.devices.from_main(checkpoint.path.exists())
-            trainers.append(Trainer(self.method, known, settings, seed, self.devices))
+            trainers.append(
+                Trainer(self.method, known, self.crop_frames, settings, seed, self.devices)
+            )
             trainers[-1].fit(unknown, checkpoint, resume=settings.resume and exists)
         return TrainedNetworks(self, trainers)
 
@@ -109,7 +116,7 @@ class NetworkLearner:
             **identity_of(self.settings, seed, self.devices),
             **{f"input {name}": value for name, value in self.card.input.items()},
             **{f"network {name}": value for name, value in self.card.network.items()},
-            "crop_frames": self.card.crop_frames,
+            "crop_frames": self.crop_frames,
             "augment": str(self.method.augment),
         }
         number = "" if seed == self.seed else f"_{seed}"

@@ -117,7 +117,6 @@ class Method:
     widths: Any  # a frozen dataclass, the argument of `network`
     array: str  # of a cache entry: the network's input
     input: Any  # a frozen dataclass, the settings that made the array
-    crop_frames: int  # frames of the array classified at a time
     frames_per_second: float
     augment: Augmentation | None = None
 
@@ -153,19 +152,21 @@ class Trainer:
         self,
         method: Method,
         train: Examples,
+        crop_frames: int,
         settings: TrainingSettings,
         seed: int,
         devices: Devices,
     ) -> None:
-        """`seed` draws everything random, the first weights among it."""
-        self.method, self.train, self.settings = method, train, settings
-        self.seed, self.devices = seed, devices
+        """`crop_frames` frames are classified at a time; `seed` draws everything random, the first
+        weights among it."""
+        self.method, self.train, self.crop_frames = method, train, crop_frames
+        self.settings, self.seed, self.devices = settings, seed, devices
         network = initialised(method.network, method.widths, seed, devices)
         self.network = network.to(device=devices.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.n_artists = int(train.labels.max()) + 1
-        self.n_crops = len(covering(train.songs.lengths, method.crop_frames))
-        self.crop_s = method.crop_frames / method.frames_per_second
+        self.n_crops = len(covering(train.songs.lengths, crop_frames))
+        self.crop_s = crop_frames / method.frames_per_second
         self.epochs = settings.epochs or epochs_for(self.n_crops * self.crop_s)
         self.history: list[Epoch] = []
         self._forecast: _Forecast | None = None
@@ -232,7 +233,7 @@ class Trainer:
             return song_posteriors(
                 self.network,
                 songs,
-                self.method.crop_frames,
+                self.crop_frames,
                 self.n_artists,
                 self.settings.batch_size,
                 self.devices,
@@ -266,7 +267,7 @@ class Trainer:
     def _step(self, crops: Crops, draw: Generator) -> Tensor:
         """One optimizer step; returns the mean loss of its crops."""
         device = self.devices.device
-        inputs = self.train.songs.read(crops, self.method.crop_frames).to(device).float()
+        inputs = self.train.songs.read(crops, self.crop_frames).to(device).float()
         if self.method.augment is not None:
             inputs = self.method.augment(inputs, draw)
         labels = torch.from_numpy(self.train.labels[crops.songs]).to(device)
@@ -285,7 +286,7 @@ class Trainer:
         """What this process trains on in an epoch. All processes have equally many crops and
         batches: the first crops repeat where their number does not divide evenly."""
         draw = np.random.default_rng(seed_for(self.seed, CROPS, number))
-        crops = random_crops(self.train.songs.lengths, self.method.crop_frames, draw)
+        crops = random_crops(self.train.songs.lengths, self.crop_frames, draw)
         n = self.devices.n_processes
         own = np.resize(np.arange(len(crops)), -(-len(crops) // n) * n)[self.devices.rank :: n]
         n_batches = -(-len(own) // max(1, self.settings.batch_size // n))
