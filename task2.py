@@ -15,9 +15,10 @@ from artistid.dataset.library import LibrarySettings
 from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
+from artistid.models.augmentation import Augmentation, MixUp, SpecAugment
 from artistid.models.learner import NetworkLearner
 from artistid.models.networks import MelCNN, Size, mel_cnn_of
-from artistid.models.training import Method, SpecAugment, TrainingSettings
+from artistid.models.training import Method, TrainingSettings
 from artistid.results.record import Task
 
 TASK = Task(
@@ -38,9 +39,15 @@ class NetworkSettings:
     """Width of the network; auto: large on a GPU, small on a CPU."""
     masks: int = 2
     """SpecAugment: time masks, and as many frequency masks, per crop; 0: none."""
+    mixing: float = 0.3
+    """MixUp: concentration of the beta distribution that shares are drawn from; 0: none."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, masks=0)
+        require_at_least(self, masks=0, mixing=0)
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        return SpecAugment(self.masks), MixUp(self.mixing)
 
     def chosen(self, has_gpu: bool) -> Size:
         usual: Size = "large" if has_gpu else "small"
@@ -53,7 +60,7 @@ class NetworkSettings:
 class Settings:
     data: cli.DataSettings = cli.DataSettings()
     network: NetworkSettings = NetworkSettings()
-    training: TrainingSettings = TrainingSettings(batch_size=16)
+    training: TrainingSettings = TrainingSettings(batch_size=16, crop_seconds=7.5)
     library: LibrarySettings = LibrarySettings()
     workers: Workers = Workers()
 
@@ -74,7 +81,7 @@ def main(settings: Settings) -> None:
             melspec.LOG_MEL,
             mel,
             frames_per_second=mel.frames_per_second,
-            augment=SpecAugment(settings.network.masks),
+            augmentations=settings.network.augmentations,
         )
         learner = NetworkLearner(
             TASK.name,

@@ -46,7 +46,7 @@ from artistid.models.networks import (
     Size,
     mel_cnn_of,
 )
-from artistid.models.training import Examples, Method, SpecAugment, Trainer, TrainingSettings
+from artistid.models.training import Examples, Method, Trainer, TrainingSettings
 from benchmarks import measured
 from benchmarks.measured import GAMEMUSIC, Measured, brief
 
@@ -172,10 +172,10 @@ def by_network(
 
 def cnn(size: Size, n_artists: int) -> Method:
     """Task 2's."""
-    mel, augment = melspec.MelSettings(), SpecAugment(task2.NetworkSettings().masks)
+    mel, augmentations = melspec.MelSettings(), task2.NetworkSettings().augmentations
     widths = mel_cnn_of(size, n_artists, mel.n_mels)
     rate = mel.frames_per_second
-    return Method(MelCNN, widths, melspec.LOG_MEL, mel, rate, augment)
+    return Method(MelCNN, widths, melspec.LOG_MEL, mel, rate, augmentations)
 
 
 def by_cnn(

@@ -12,15 +12,16 @@ from artistid.audio import cache
 from artistid.audio.melspec import MelSettings
 from artistid.dataset.corpus import SPLITS, Corpus, Track
 from artistid.foundation.errors import UserError
+from artistid.models.augmentation import SpecAugment
 from artistid.models.checkpoint import TrainingCheckpoint, load_network
 from artistid.models.devices import Devices
 from artistid.models.learner import NetworkLearner
 from artistid.models.networks import MelCNN, MelCNNSettings, joined, n_joined
-from artistid.models.training import Method, SpecAugment, TrainingSettings
+from artistid.models.training import Method, TrainingSettings
 
 MEL = MelSettings(n_mels=8)
 WIDTHS = MelCNNSettings(2, 8, channels=(2,), temporal=(3,), hidden=4)
-METHOD = Method(MelCNN, WIDTHS, "log_mel", MEL, 62.5, SpecAugment())
+METHOD = Method(MelCNN, WIDTHS, "log_mel", MEL, 62.5, (SpecAugment(),))
 SETTINGS = TrainingSettings(
     epochs=3, batch_size=4, crop_seconds=0.1, device="cpu", precision="fp32"
 )
@@ -144,7 +145,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "input n_mels": {"method": replace(METHOD, input=MelSettings(n_mels=9))},
     "network hidden": {"method": replace(METHOD, widths=replace(METHOD.widths, hidden=5))},
     "crop_frames": {"method": replace(METHOD, frames_per_second=70.0)},
-    "augment": {"method": replace(METHOD, augment=None)},
+    "augmentations": {"method": replace(METHOD, augmentations=())},
 }
 
 

@@ -130,6 +130,7 @@ EFFECTS = {  # options, and what the screen has with them
     "label_smoothing": (("--label-smoothing", 0.4), "label_smoothing=0.4"),
     "size": (("--size", "large"), "size=large"),
     "masks": (("--masks", 0), "masks=0"),
+    "mixing": (("--mixing", 0), "mixing=0.0"),
     "crop_seconds": (("--crop-seconds", 1), "2 epochs of 48 crops of 0.992 s"),
     "precision": (("--precision", "fp32"), ", fp32\n"),
     "seed": (("--seed", 1), "seed=1"),
@@ -259,7 +260,7 @@ def test_only_the_same_settings_and_corpus_are_resumed(
     for options, reason in (
         (("--lr", 0.5), "was started with lr 0.003, now 0.5"),
         (("--epochs", 5), "epochs 2, now 5"),
-        (("--masks", 0), "augment .*n_masks=2.*, now .*n_masks=0"),
+        (("--masks", 0), "augmentations .*n_masks=2.*, now .*n_masks=0"),
     ):
         with pytest.raises(Failed, match=reason):
             outcome("--resume", *options)

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.random import Generator
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 from artistid import metrics
 from artistid.foundation.errors import UserError
 from artistid.models import devices, training
+from artistid.models.augmentation import MixUp, SpecAugment
 from artistid.models.checkpoint import TrainingCheckpoint
 from artistid.models.crops import Crops, covering
 from artistid.models.devices import Devices
 from artistid.models.networks import MelCNN, MelCNNSettings
-from artistid.models.training import Examples, Method, SpecAugment, Trainer, TrainingSettings
+from artistid.models.training import Examples, Method, Trainer, TrainingSettings
 
 N_ARTISTS, N_MELS, N_FRAMES = 4, 16, 12
 WIDTHS = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), temporal=(8,), hidden=16)
-METHOD = Method(MelCNN, WIDTHS, "log_mel", None, 62.5, SpecAugment())
+METHOD = Method(MelCNN, WIDTHS, "log_mel", None, 62.5, (SpecAugment(), MixUp()))
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, device="cpu", precision="fp32")
 
 
@@ -350,35 +350,6 @@ def test_other_errors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(MadeSongs, "read", failing_with(RuntimeError("our own fault")))
     with pytest.raises(RuntimeError, match="our own fault"):
         make_trainer().fit(VAL, checkpoint(tmp_path), resume=False)
-
-
-# --- augmentation ------------------------------------------------------------------------------
-
-
-def noise(rng: Generator, n: int = 64) -> Tensor:
-    return torch.from_numpy(rng.normal(-30, 10, (n, 50, 40)).astype(np.float32))
-
-
-def test_masks_are_stretches_of_frames_and_bands_filled_with_the_mean(rng: Generator) -> None:
-    log_mel = noise(rng)
-    masked = SpecAugment(n_masks=1, max_time=0.2, max_bands=0.5)(log_mel, rng)
-    is_masked = masked != log_mel
-    frames, bands = is_masked.all(dim=2), is_masked.all(dim=1)
-    for i in range(len(log_mel)):
-        mean = log_mel[i].mean()
-        torch.testing.assert_close(masked[i][is_masked[i]], mean.expand(int(is_masked[i].sum())))
-        # only whole frames and whole bands, each in one piece
-        assert torch.equal(is_masked[i], frames[i][:, None] | bands[i][None, :])
-        for line, most in ((frames[i], 10), (bands[i], 20)):
-            assert line.sum() <= most
-            assert torch.diff(line.int()).abs().sum() <= 2
-    assert frames.sum(dim=1).float().mean() == pytest.approx(5, abs=1)
-    assert bands.sum(dim=1).float().mean() == pytest.approx(10, abs=2)
-
-
-def test_without_masks_nothing_changes(rng: Generator) -> None:
-    log_mel = noise(rng)
-    assert torch.equal(SpecAugment(n_masks=0)(log_mel, rng), log_mel)
 
 
 # --- several processes -------------------------------------------------------------------------

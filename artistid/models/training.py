@@ -24,6 +24,7 @@ from artistid import metrics
 from artistid.foundation import progress
 from artistid.foundation.errors import UserError, require_at_least
 from artistid.metrics import Labels, Posteriors
+from artistid.models.augmentation import Augmentation
 from artistid.models.checkpoint import TrainingCheckpoint
 from artistid.models.crops import Crops, Songs, covering, random_crops
 from artistid.models.devices import DeviceName, Devices, Precision
@@ -33,7 +34,6 @@ WARM_UP = 0.3  # share of the steps during which the learning rate rises
 ENOUGH_HOURS = 100  # of audio heard over all epochs
 EPOCHS_RANGE = (20, 50)  # quoted in the help of --epochs
 
-Augmentation = Callable[[Tensor, Generator], Tensor]  # (batch, frames, features) -> the same
 Merits = NDArray[np.float64]  # (epochs, val songs): mean of top-1 and top-3, so 0, 0.5 or 1
 
 log = logging.getLogger("artistid")
@@ -81,35 +81,6 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class SpecAugment:
-    """Masks stretches of time and of mel bands by the crop's mean (Park et al. 2019, arXiv
-    1904.08779)."""
-
-    n_masks: int = 2  # of time, and as many of frequency
-    max_time: float = 0.2  # of the frames
-    max_bands: float = 0.15  # of the mel bands
-
-    def __call__(self, log_mel: Tensor, draw: Generator) -> Tensor:
-        """(batch, frames, mels) -> the same"""
-        mean = log_mel.mean(dim=(1, 2), keepdim=True)
-        masked = torch.zeros(log_mel.shape, dtype=torch.bool, device=log_mel.device)
-        for _ in range(self.n_masks):
-            masked |= _stretches(log_mel, draw, self.max_time, axis=1)
-            masked |= _stretches(log_mel, draw, self.max_bands, axis=2)
-        return torch.where(masked, mean, log_mel)
-
-
-def _stretches(log_mel: Tensor, draw: Generator, max_share: float, axis: int) -> Tensor:
-    """One stretch along `axis` per crop, as a boolean mask that broadcasts to `log_mel`."""
-    size = log_mel.shape[axis]
-    length = draw.uniform(0, max_share * size, (len(log_mel), 1))
-    start = draw.uniform(0, size - length)
-    position = np.arange(size)
-    inside = torch.from_numpy((start <= position) & (position < start + length))
-    return inside.to(log_mel.device).unsqueeze(3 - axis)
-
-
-@dataclass(frozen=True)
 class Method:
     """What a task trains, and on what."""
 
@@ -118,7 +89,7 @@ class Method:
     array: str  # of a cache entry: the network's input
     input: Any  # a frozen dataclass, the settings that made the array
     frames_per_second: float
-    augment: Augmentation | None = None
+    augmentations: tuple[Augmentation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -268,10 +239,10 @@ class Trainer:
         """One optimizer step; returns the mean loss of its crops."""
         device = self.devices.device
         inputs = self.train.songs.read(crops, self.crop_frames).to(device).float()
-        if self.method.augment is not None:
-            inputs = self.method.augment(inputs, draw)
         labels = torch.from_numpy(self.train.labels[crops.songs]).to(device)
-        targets = F.one_hot(labels, self.n_artists).float()  # class indices differ in the last bit
+        targets = F.one_hot(labels, self.n_artists).float()
+        for augment in self.method.augmentations:
+            inputs, targets = augment(inputs, targets, draw)
         with self.devices.autocast():
             logits = self._shared(inputs)
         smoothing = self.settings.label_smoothing

@@ -1,0 +1,61 @@
+"""How crops of log-mels, in decibels, are changed in training, anew in every epoch.
+
+An augmentation takes a batch of crops and the targets to learn from it: log-mels of (batch, frames,
+mels), and for each the share of every artist, (batch, artists). It returns both changed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+Augmentation = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class SpecAugment:
+    """Masks stretches of time and of mel bands by the crop's mean (Park et al. 2019, arXiv
+    1904.08779)."""
+
+    n_masks: int = 2  # of time, and as many of frequency
+    max_time: float = 0.2  # of the frames
+    max_bands: float = 0.15  # of the mel bands
+
+    def __call__(self, log_mels: Tensor, targets: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
+        mean = log_mels.mean(dim=(1, 2), keepdim=True)
+        masked = torch.zeros(log_mels.shape, dtype=torch.bool, device=log_mels.device)
+        for _ in range(self.n_masks):
+            masked |= _stretches(log_mels, draw, self.max_time, axis=1)
+            masked |= _stretches(log_mels, draw, self.max_bands, axis=2)
+        return torch.where(masked, mean, log_mels), targets
+
+
+def _stretches(log_mels: Tensor, draw: Generator, max_share: float, axis: int) -> Tensor:
+    """One stretch along `axis` per crop, as a boolean mask that broadcasts to `log_mels`."""
+    size = log_mels.shape[axis]
+    length = draw.uniform(0, max_share * size, (len(log_mels), 1))
+    start = draw.uniform(0, size - length)
+    position = np.arange(size)
+    inside = torch.from_numpy((start <= position) & (position < start + length))
+    return inside.to(log_mels.device).unsqueeze(3 - axis)
+
+
+@dataclass(frozen=True)
+class MixUp:
+    """Plays each crop together with another one of its batch: their powers add up, and the targets
+    share as the powers do (Zhang et al. 2018, arXiv 1710.09412; of sounds, Tokozume et al. 2018,
+    arXiv 1711.10282). A voice is learned over more music than its own songs have."""
+
+    concentration: float = 0.3  # of the beta distribution of the shares: few are mixed evenly
+
+    def __call__(self, log_mels: Tensor, targets: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
+        if self.concentration == 0:
+            return log_mels, targets
+        share = draw.beta(self.concentration, self.concentration)
+        other = torch.from_numpy(draw.permutation(len(log_mels))).to(log_mels.device)
+        powers = 10 ** (log_mels / 10)
+        mixed = 10 * torch.log10(share * powers + (1 - share) * powers[other])
+        return mixed, share * targets + (1 - share) * targets[other]
