@@ -15,7 +15,7 @@ from artistid.dataset.library import LibrarySettings
 from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
-from artistid.models.augmentation import Augmentation, MixUp, SpecAugment
+from artistid.models.augmentation import Augmentation, Mixup, SpecAugment
 from artistid.models.learner import NetworkLearner
 from artistid.models.networks import MelCNN, Size, mel_cnn_of
 from artistid.models.training import Method, TrainingSettings
@@ -35,19 +35,19 @@ log = logging.getLogger("artistid")
 class NetworkSettings:
     """Network and augmentation."""
 
-    size: Literal["auto", "small", "large"] = "auto"
+    size: Literal["auto"] | Size = "auto"
     """Width of the network; auto: large on a GPU, small on a CPU."""
     masks: int = 2
     """SpecAugment: time masks, and as many frequency masks, per crop; 0: none."""
-    mixing: float = 0.3
-    """MixUp: concentration of the beta distribution that shares are drawn from; 0: none."""
+    mixup: float = 0.3
+    """Beta distribution of the shares in which two crops are mixed: its parameter; 0: none."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, masks=0, mixing=0)
+        require_at_least(self, masks=0, mixup=0)
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
-        return SpecAugment(self.masks), MixUp(self.mixing)
+        return SpecAugment(self.masks), Mixup(self.mixup)
 
     def chosen(self, has_gpu: bool) -> Size:
         usual: Size = "large" if has_gpu else "small"

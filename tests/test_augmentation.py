@@ -7,7 +7,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from artistid.audio.melspec import MelSettings, song_log_mel
-from artistid.models.augmentation import MixUp, SpecAugment
+from artistid.models.augmentation import Mixup, SpecAugment
 
 TARGETS = torch.eye(64)
 
@@ -36,7 +36,7 @@ def test_masks_are_stretches_of_frames_and_bands_filled_with_the_mean(rng: Gener
 
 def test_mixing_shares_powers_and_targets_alike(rng: Generator) -> None:
     log_mel = noise(rng)
-    mixed, targets = MixUp(1.0)(log_mel, TARGETS, rng)
+    mixed, targets = Mixup(1.0)(log_mel, TARGETS, rng)
     share = targets.diagonal().min()  # of a crop in its own mixture, unless mixed with itself
     powers = 10 ** (log_mel.double().flatten(1) / 10)
     expected = 10 * torch.log10(targets.double() @ powers)
@@ -54,7 +54,7 @@ def test_log_mels_are_mixed_as_their_sounds_would_be(rng: Generator) -> None:
     ]
     log_mels = torch.from_numpy(np.stack([song_log_mel(s, settings) for s in sounds])).float()
     draw = np.random.default_rng(1)  # which swaps the two
-    mixed, targets = MixUp(1.0)(log_mels, torch.eye(2), draw)
+    mixed, targets = Mixup(1.0)(log_mels, torch.eye(2), draw)
     share = float(targets[0, 0])
     assert 0.1 < share < 0.9
     sound = np.sqrt(share) * sounds[0] + np.sqrt(1 - share) * sounds[1]
@@ -64,8 +64,8 @@ def test_log_mels_are_mixed_as_their_sounds_would_be(rng: Generator) -> None:
     np.testing.assert_allclose(ratio, 1, atol=0.15)
 
 
-@pytest.mark.parametrize("off", [SpecAugment(n_masks=0), MixUp(0)])
-def test_an_augmentation_can_be_off(rng: Generator, off: SpecAugment | MixUp) -> None:
+@pytest.mark.parametrize("off", [SpecAugment(n_masks=0), Mixup(0)])
+def test_an_augmentation_can_be_off(rng: Generator, off: SpecAugment | Mixup) -> None:
     log_mel = noise(rng)
     changed, targets = off(log_mel, TARGETS, rng)
     assert torch.equal(changed, log_mel)

@@ -50,7 +50,7 @@ SONGS = ["001.mp3", "002.mp3", "003.mp3", "004.mp3"]
         (SearchSettings, {"repeats": 0}, "--repeats 0: must be at least 1"),
         (SearchSettings, {"max_excerpts": 0}, "--max-excerpts 0: must be at least 1"),
         (NetworkSettings, {"masks": -1}, "--masks -1: must be at least 0"),
-        (NetworkSettings, {"mixing": -0.1}, "--mixing -0.1: must be at least 0"),
+        (NetworkSettings, {"mixup": -0.1}, "--mixup -0.1: must be at least 0"),
         (TrainingSettings, {"epochs": 0}, "--epochs 0: must be at least 1"),  # test_training.py
         (EncoderSettings, {"layer": -1}, "--layer -1: must be at least 0"),
         (EncoderSettings, {"encoder": "x"}, "--encoder x: unknown; choose from auto, musicfm"),

@@ -130,7 +130,7 @@ EFFECTS = {  # options, and what the screen has with them
     "label_smoothing": (("--label-smoothing", 0.4), "label_smoothing=0.4"),
     "size": (("--size", "large"), "size=large"),
     "masks": (("--masks", 0), "masks=0"),
-    "mixing": (("--mixing", 0), "mixing=0.0"),
+    "mixup": (("--mixup", 0), "mixup=0.0"),
     "crop_seconds": (("--crop-seconds", 1), "2 epochs of 48 crops of 0.992 s"),
     "precision": (("--precision", "fp32"), ", fp32\n"),
     "seed": (("--seed", 1), "seed=1"),

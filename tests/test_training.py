@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from artistid import metrics
 from artistid.foundation.errors import UserError
 from artistid.models import devices, training
-from artistid.models.augmentation import MixUp, SpecAugment
+from artistid.models.augmentation import Mixup, SpecAugment
 from artistid.models.checkpoint import TrainingCheckpoint
 from artistid.models.crops import Crops, covering
 from artistid.models.devices import Devices
@@ -26,7 +26,7 @@ from artistid.models.training import Examples, Method, Trainer, TrainingSettings
 
 N_ARTISTS, N_MELS, N_FRAMES = 4, 16, 12
 WIDTHS = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), temporal=(8,), hidden=16)
-METHOD = Method(MelCNN, WIDTHS, "log_mel", None, 62.5, (SpecAugment(), MixUp()))
+METHOD = Method(MelCNN, WIDTHS, "log_mel", None, 62.5, (SpecAugment(), Mixup()))
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, device="cpu", precision="fp32")
 
 

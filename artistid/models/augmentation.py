@@ -44,7 +44,7 @@ def _stretches(log_mels: Tensor, draw: Generator, max_share: float, axis: int) -
 
 
 @dataclass(frozen=True)
-class MixUp:
+class Mixup:
     """Plays each crop together with another one of its batch: their powers add up, and the targets
     share as the powers do (Zhang et al. 2018, arXiv 1710.09412; of sounds, Tokozume et al. 2018,
     arXiv 1711.10282). A voice is learned over more music than its own songs have."""
