@@ -120,7 +120,7 @@ def _draw_curves(curves: Curves, kept: int, title: str, further: Sequence[Curves
     loss.set_ylabel("loss")
     loss.set_xlabel("epoch")
     loss.xaxis.get_major_locator().set_params(integer=True)
-    loss.legend(loc="lower left")
+    loss.legend(loc="upper right")
     figure.tight_layout()
     return figure
 
