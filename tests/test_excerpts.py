@@ -22,10 +22,9 @@ def test_excerpts_cover_every_song_from_start_to_end(size: int) -> None:
 
 
 def test_excerpts_are_numbered_within_their_song() -> None:
-    songs, numbers, counts = numbered(LENGTHS, 10)
+    songs, numbers = numbered(np.array([3, 1, 1, 2]))
     assert songs.tolist() == [0, 0, 0, 1, 2, 3, 3]
     assert numbers.tolist() == [0, 1, 2, 0, 0, 0, 1]
-    assert counts.tolist() == [3, 1, 1, 2]
 
 
 def test_no_songs_have_no_excerpts() -> None:

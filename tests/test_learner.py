@@ -62,11 +62,11 @@ def test_a_task_trains_refits_saves_and_tidies_up(
         best, final = train(learner)
     text = caplog.text
     assert (
-        "3 epochs of 12 crops of 0.096 s, 0.0 h of audio in all; 2 to 2 training songs per artist"
+        "3 epochs of 10 crops of 0.096 s, 0.0 h of audio in all; 2 to 2 training songs per artist"
         in text
     )
     assert (
-        "3 epochs of 18 crops of 0.096 s, 0.0 h of audio in all; 3 to 3 training songs per artist"
+        "3 epochs of 15 crops of 0.096 s, 0.0 h of audio in all; 3 to 3 training songs per artist"
         in text
     )
     assert left(learner) == ["model_task2_resume.pt", "model_task2_resume_refit.pt"]

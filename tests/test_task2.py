@@ -131,7 +131,7 @@ EFFECTS = {  # options, and what the screen has with them
     "size": (("--size", "large"), "size=large"),
     "masks": (("--masks", 0), "masks=0"),
     "mixup": (("--mixup", 0), "mixup=0.0"),
-    "crop_seconds": (("--crop-seconds", 1), "2 epochs of 48 crops of 0.992 s"),
+    "crop_seconds": (("--crop-seconds", 1), "2 epochs of 33 crops of 0.992 s"),
     "precision": (("--precision", "fp32"), ", fp32\n"),
     "seed": (("--seed", 1), "seed=1"),
 }

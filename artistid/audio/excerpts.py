@@ -11,14 +11,12 @@ def covering(lengths: Indices, size: int) -> tuple[Indices, Indices]:
 
     `lengths` is (songs,), in the same unit as `size`. The last excerpt ends with its song, so it
     may overlap the one before; a song shorter than `size` is one excerpt."""
-    songs, numbers, _ = numbered(lengths, size)
+    songs, numbers = numbered(-(-lengths // size))
     return songs, np.minimum(numbers * size, np.maximum(lengths - size, 0)[songs])
 
 
-def numbered(lengths: Indices, size: int) -> tuple[Indices, Indices, Indices]:
-    """For as many excerpts as cover each song: song number of each, its number within the song,
-    and how many each song has."""
-    counts = -(-lengths // size)
-    songs = np.repeat(np.arange(len(lengths)), counts)
+def numbered(counts: Indices) -> tuple[Indices, Indices]:
+    """For `counts` excerpts of each song: song number of each, and its number within the song."""
+    songs = np.repeat(np.arange(len(counts)), counts)
     first = np.cumsum(counts) - counts
-    return songs, np.arange(len(songs)) - first[songs], counts
+    return songs, np.arange(len(songs)) - first[songs]

@@ -39,15 +39,35 @@ def covering(lengths: Indices, crop_frames: int) -> Crops:
     return Crops(*excerpts.covering(lengths, crop_frames))
 
 
-def random_crops(lengths: Indices, crop_frames: int, draw: Generator) -> Crops:
-    """One epoch: as many crops of each song as cover it, all in random order.
+def n_per_epoch(lengths: Indices, crop_frames: int) -> int:
+    """Crops that make up the length of all songs; a song shorter than a crop counts as a whole
+    one."""
+    return -(-int(np.maximum(lengths, crop_frames).sum()) // crop_frames)
 
-    Each is drawn from a stretch of its own, so that no part of a song is left out for long."""
-    songs, numbers, counts = excerpts.numbered(lengths, crop_frames)
+
+def random_crops(lengths: Indices, crop_frames: int, draw: Generator) -> Crops:
+    """One epoch: `n_per_epoch` crops in random order.
+
+    A song of 1.3 crops has one in most epochs and two in the others. Where it has several, each is
+    drawn from a stretch of its own, so that no part of it is left out for long."""
+    counts = _shares(lengths, crop_frames, draw)
+    songs, numbers = excerpts.numbered(counts)
     n_starts = np.maximum(lengths - crop_frames, 0) + 1
     position = (numbers + draw.random(len(songs))) / counts[songs]  # within the song, [0, 1)
     crops = Crops(songs, (position * n_starts[songs]).astype(np.intp))
     return crops.take(draw.permutation(len(crops)))
+
+
+def _shares(lengths: Indices, crop_frames: int, draw: Generator) -> Indices:
+    """(songs,): how many crops of an epoch each song has, one or more, in proportion to its length
+    on average. By systematic sampling: equally spaced points along all songs in random order."""
+    order = draw.permutation(len(lengths))
+    ends = np.cumsum(np.maximum(lengths, crop_frames)[order])
+    n = n_per_epoch(lengths, crop_frames)
+    points = (np.arange(n) + draw.random()) / n * ends[-1]  # no further apart than a crop
+    counts = np.empty_like(lengths)
+    counts[order] = np.bincount(np.searchsorted(ends, points, side="right"), minlength=len(ends))
+    return counts
 
 
 class Songs(Protocol):

@@ -26,7 +26,7 @@ from artistid.foundation.errors import UserError, require_at_least
 from artistid.metrics import Labels, Posteriors
 from artistid.models.augmentation import Augmentation
 from artistid.models.checkpoint import TrainingCheckpoint
-from artistid.models.crops import Crops, Songs, covering, random_crops
+from artistid.models.crops import Crops, Songs, covering, n_per_epoch, random_crops
 from artistid.models.devices import DeviceName, Devices, Precision
 
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
@@ -136,7 +136,7 @@ class Trainer:
         self.network = network.to(device=devices.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.n_artists = int(train.labels.max()) + 1
-        self.n_crops = len(covering(train.songs.lengths, crop_frames))
+        self.n_crops = n_per_epoch(train.songs.lengths, crop_frames)
         self.crop_s = crop_frames / method.frames_per_second
         self.epochs = settings.epochs or epochs_for(self.n_crops * self.crop_s)
         self.history: list[Epoch] = []
