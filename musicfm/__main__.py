@@ -3,14 +3,13 @@
 import argparse
 import sys
 
-from musicfm.published import DownloadError, download
+from musicfm.hub import DownloadError
+from musicfm.published import download
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python3 -m musicfm", description=__doc__)
-    parser.add_argument(
-        "command", choices=["download"], help="continues where an earlier download stopped"
-    )
+    parser.add_argument("command", choices=["download"])
     trained_on = "msd: trained on the Million Song Dataset (default); fma: on Free Music Archive"
     parser.add_argument("name", nargs="?", choices=["msd", "fma"], default="msd", help=trained_on)
     try:
@@ -19,7 +18,7 @@ def main() -> None:
         print(f"musicfm: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nmusicfm: interrupted; run it again to continue the download", file=sys.stderr)
+        print("\nmusicfm: interrupted; run it again", file=sys.stderr)
         sys.exit(130)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,20 @@ from conftest import PROJECT
 from numpy.random import Generator
 from torch import nn
 
-from musicfm import CheckpointError, MusicFM, MusicFMConfig, __main__, load_checkpoint, published
+from musicfm import (
+    CheckpointError,
+    MusicFM,
+    MusicFMConfig,
+    __main__,
+    hub,
+    load_checkpoint,
+    published,
+)
 from musicfm.checkpoint import official_shapes
 from musicfm.frontend import log_mel
+from musicfm.hub import DownloadError, HubFile
 from musicfm.linear import Linear
-from musicfm.published import DownloadError, Published, PublishedFile
+from musicfm.published import Published
 
 DATA = PROJECT / "tests" / "data"
 WEIGHTS, STATS = DATA / "tiny_musicfm.pt", DATA / "tiny_stats.json"
@@ -354,7 +364,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Published:
         source = tmp_path / "hub" / name
         source.parent.mkdir(exist_ok=True)
         source.write_bytes(content)
-        files.append(PublishedFile(name, len(content), published.sha256(source)))
+        files.append(HubFile("authors/x", "1" * 40, name, len(content), hub.sha256(source)))
     pair = Published(*files)
     monkeypatch.setattr(published, "PUBLISHED", {"msd": pair})
     monkeypatch.setattr(published, "FILES", {file.name: file for file in files})
@@ -363,54 +373,20 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Published:
     return pair
 
 
-@pytest.fixture
-def requested(small: Published, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Names of the files that were downloaded from a hub that serves `small`."""
-    assert small
-    names: list[str] = []
+def test_weights_are_found_with_the_statistics_that_belong_to_them(
+    small: Published, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def copied(file: HubFile, folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        return Path(shutil.copy(tmp_path / "hub" / file.name, folder))
 
-    def serve(repository: str, name: str, *, revision: str, local_dir: Path) -> str:
-        assert (repository, revision) == (published.REPOSITORY, published.REVISION)
-        names.append(name)
-        local_dir.mkdir(exist_ok=True)
-        (local_dir / name).write_bytes((tmp_path / "hub" / name).read_bytes())
-        return str(local_dir / name)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", serve)
-    return names
-
-
-def test_a_download_fetches_only_what_is_missing(requested: list[str], tmp_path: Path) -> None:
+    monkeypatch.setattr(hub, "fetch", copied)
     assert published.find("msd") is None
     paths = published.download("msd", tmp_path / "data")
-    assert [path.name for path in paths] == requested == ["pretrained_msd.pt", "msd_stats.json"]
+    assert [path.name for path in paths] == [small.weights.name, small.stats.name]
     assert published.find("msd") == paths
-    published.download("msd", tmp_path / "data")
-    assert len(requested) == 2
-    paths[0].write_bytes(b"weighty")  # same size, other content
-    published.download("msd", tmp_path / "data")
-    assert requested[2:] == ["pretrained_msd.pt"]
-
-
-@pytest.mark.usefixtures("requested")
-def test_a_download_with_other_content_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "hub" / "pretrained_msd.pt").write_bytes(b"weigh")
-    words = r"pretrained_msd.pt: differs from the published file \(5 of 7 bytes\)"
-    with pytest.raises(DownloadError, match=words):
-        published.download("msd", tmp_path / "data")
-
-
-@pytest.mark.usefixtures("small")
-def test_without_a_network_the_message_says_what_to_copy_where(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def fail(*_: Any, **__: Any) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    words = f"pretrained_msd.pt cannot be .* {published.REPOSITORY}, then copy both into {tmp_path}"
-    with pytest.raises(DownloadError, match=words):
-        published.download("msd", tmp_path / "data")
+    paths[1].unlink()
+    assert published.find("msd") is None
 
 
 @pytest.mark.parametrize(
@@ -418,7 +394,7 @@ def test_without_a_network_the_message_says_what_to_copy_where(
     [
         (DownloadError("no network"), 2, "musicfm: no network\n"),
         (OSError(28, "No space left on device"), 2, "No space left on device\n"),
-        (KeyboardInterrupt(), 130, "\nmusicfm: interrupted; run it again to continue"),
+        (KeyboardInterrupt(), 130, "\nmusicfm: interrupted; run it again\n"),
     ],
 )
 def test_the_command_fails_with_one_line(
@@ -442,16 +418,12 @@ def test_the_command_fails_with_one_line(
 
 
 def test_the_command_prints_where_the_files_are(
-    requested: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "data"
     monkeypatch.setattr(sys, "argv", ["musicfm", "download", "msd"])
-    monkeypatch.setattr(__main__, "download", lambda name: published.download(name, folder))
+    monkeypatch.setattr(__main__, "download", lambda name: (Path(name), Path("stats")))
     __main__.main()
-    assert capsys.readouterr().out.split() == [str(folder / name) for name in requested]
+    assert capsys.readouterr().out == "msd\nstats\n"
 
 
 @pytest.mark.usefixtures("small")
