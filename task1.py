@@ -5,12 +5,14 @@ regression by cross-validation on train, scores the best of each on val, and pre
 the best of all.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from artistid import cli, experiment
 from artistid.audio.features import FeatureSettings, SongLoader, recipe
 from artistid.dataset.library import LibrarySettings
 from artistid.foundation.parallel import Workers
+from artistid.models.card import ModelCard
+from artistid.models.classical import families
 from artistid.models.grid_search import GridSearch, SearchSettings
 from artistid.results.record import Task
 
@@ -31,7 +33,8 @@ def main(settings: Settings) -> None:
         features = FeatureSettings(excerpt_s=search.excerpt_seconds)
         songs = experiment.extracted(run, recipe(features))
         load = SongLoader(songs.entries)
-        learner = GridSearch(songs.corpus.artists, features, load, search, data.seed, workers)
+        card = ModelCard(TASK.name, tuple(songs.corpus.artists), asdict(features))
+        learner = GridSearch(card, families, load, search, data.seed, workers)
         experiment.train_and_report(run, songs, learner, search.refit)
 
 

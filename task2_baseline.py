@@ -1,10 +1,11 @@
 """Task 2, the baseline: which artist is it, by a frozen pretrained encoder.
 
-The encoder (MusicFM where its weights are at hand, else musicnn) turns each excerpt of a song into
-an embedding; an MLP classifies their mean. Trains and reports as task2.py does.
+The encoder (MusicFM where its weights are at hand, else musicnn and GE2E together) turns each
+excerpt of a song into an embedding; an MLP classifies their mean. Trains and reports as task2.py
+does. Logistic regression and shrinkage LDA on the same embeddings are scored beside it (--head).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from artistid import cli, experiment
 from artistid.dataset.library import LibrarySettings
@@ -13,6 +14,10 @@ from artistid.encoders.base import EMBEDDINGS
 from artistid.encoders.registry import EncoderSettings
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
+from artistid.models.augmentation import Mixup
+from artistid.models.classical import embedding_families
+from artistid.models.grid_search import GridSearch, SearchSettings
+from artistid.models.heads import HeadLearner, HeadSettings, MeanEmbedding
 from artistid.models.learner import NetworkLearner
 from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings
 from artistid.models.training import Method, TrainingSettings
@@ -30,7 +35,8 @@ TASK = Task(
 class Settings:
     data: cli.DataSettings = cli.DataSettings()
     encoder: EncoderSettings = EncoderSettings()
-    training: TrainingSettings = TrainingSettings(lr=1e-3)
+    head: HeadSettings = HeadSettings()
+    training: TrainingSettings = TrainingSettings()
     library: LibrarySettings = LibrarySettings()
     workers: Workers = Workers()
 
@@ -49,9 +55,12 @@ def main(settings: Settings) -> None:
             EmbeddingMLPSettings(len(songs.corpus.artists), encoder.dim),
             EMBEDDINGS,
             encoder.identity,
-            frames_per_second=1 / encoder.excerpt_s,
+            frames_per_second=1 / encoder.grid.hop_s,
+            augmentations=(Mixup(settings.head.mixup, decibels=False),),
+            enough_hours=1000,
+            epochs_range=(20, 100),
         )
-        learner = NetworkLearner(
+        mlp = NetworkLearner(
             TASK.name,
             method,
             songs.corpus,
@@ -61,6 +70,11 @@ def main(settings: Settings) -> None:
             compute,
             run.outputs.results,
         )
+        card = replace(mlp.card, network={})
+        rows = MeanEmbedding(songs.entries, EMBEDDINGS)
+        search = SearchSettings(repeats=1)
+        others = GridSearch(card, embedding_families, rows, search, data.seed, workers)
+        learner = HeadLearner(mlp, others, settings.head.head)
         extra = {"encoder": asdict(encoder.identity)}
         experiment.train_and_report(run, songs, learner, training.refit, extra)
 

@@ -41,8 +41,8 @@ class Fitted(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def merit(self) -> float:
-        """By which the best of several is chosen, on train."""
+    def card(self) -> ModelCard:
+        """Not calibrated yet."""
 
     @property
     def summary(self) -> Mapping[str, str]:
@@ -55,8 +55,8 @@ class Fitted(Protocol):
     def posteriors(self, tracks: Sequence[Track]) -> Runs:
         """(seeds, tracks, artists)"""
 
-    def save(self, path: Path, card: ModelCard) -> None:
-        """Write it to `path`, with the suffix of its kind."""
+    def save(self, path: Path, card: ModelCard) -> set[Path]:
+        """Write it to `path`, with the suffixes of its kind; returns the files."""
 
 
 F = TypeVar("F", bound=Fitted)
@@ -66,8 +66,11 @@ class Learner(Protocol[F]):
     """How a task trains."""
 
     @property
-    def card(self) -> ModelCard:
-        """Of its models, not calibrated yet."""
+    def chosen_by(self) -> str:
+        """Why the chosen model is the one that predicts."""
+
+    def choose(self, models: Sequence[F]) -> int:
+        """The number of the model that predicts, without looking at val."""
 
     def fit(self, train: Sequence[Track], val: Sequence[Track]) -> Sequence[F]:
         """The models worth validating."""
@@ -212,7 +215,7 @@ def train_and_report(
     both if `refit`; write the model, the predictions, the metrics and the figures."""
     train, val, test = (data.corpus.split(split) for split in SPLITS)
     models = list(learner.fit(train, val))
-    number = max(range(len(models)), key=lambda i: models[i].merit)
+    number = learner.choose(models)
     best = models[number]
     on_val = [model.posteriors(val) for model in models]
     final = best
@@ -239,9 +242,11 @@ def train_and_report(
         Candidate(model.name, evaluation, model.summary, model.details)
         for model, evaluation in zip(models, evaluations, strict=True)
     ]
-    _log_candidates(candidates, best.name)
+    _log_candidates(candidates, f"{learner.chosen_by}, and so the one that predicts: {best.name}")
     path = run.outputs.results / f"model_{run.task.name}"
-    final.save(path, replace(learner.card, temperature=temperature))
+    files = final.save(path, replace(final.card, temperature=temperature))
+    for other_kind in set(path.parent.glob(f"{path.name}.*")) - files:
+        other_kind.unlink()
     run.clock.lap("evaluation")
     result = Record(
         task=run.task,
@@ -264,14 +269,14 @@ def train_and_report(
     learner.clean_up()
 
 
-def _log_candidates(candidates: Sequence[Candidate], best: str) -> None:
+def _log_candidates(candidates: Sequence[Candidate], choice: str) -> None:
     """Their scores on val with 95% intervals, as a table."""
-    columns = list(candidates[0].summary)
+    columns = list(dict.fromkeys(name for candidate in candidates for name in candidate.summary))
     rows = [["model", "val top-1", "val top-3", "macro-F1", *columns]]
     for candidate in candidates:
         scores = candidate.val.scores
         assert scores is not None
-        values = (candidate.summary[column] for column in columns)
+        values = (candidate.summary.get(column, "") for column in columns)
         row = [candidate.name, scores.top1_text, scores.top3_text, f"{scores.macro_f1:.3f}"]
         rows.append([*row, *values])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -281,4 +286,4 @@ def _log_candidates(candidates: Sequence[Candidate], best: str) -> None:
         if candidate.val.scores and candidate.val.scores.seeds:
             log.info("%s on val, %s", candidate.name, candidate.val.scores.seeds)
     if len(candidates) > 1:
-        log.info("best by cross-validation, and so the one that predicts: %s", best)
+        log.info("%s", choice)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from artistid.audio import features, melspec, source
 from artistid.audio.decode import Audio
 from artistid.encoders import registry
-from artistid.encoders.base import Encoder
+from artistid.encoders.registry import AnyEncoder
 from artistid.foundation.errors import UserError, first_line
 from artistid.metrics import tempered
 from artistid.models import classical
@@ -40,23 +40,19 @@ Song = str | Path | tuple[Samples, int]  # a file, or mono samples and their rat
 
 @dataclass(frozen=True)
 class ExcerptPosteriors:
-    """Not calibrated. A song's posterior is the mean over all rows."""
+    """Not calibrated."""
 
+    song: Floats  # (artists,)
     excerpts: Floats  # (excerpts, artists)
     starts_s: Floats  # (excerpts,), seconds
     ends_s: Floats  # (excerpts,), seconds
-    whole: Floats  # (rows, artists): rows about the song as a whole, if the model has any
 
 
 class SongModel(Protocol):
     """What differs between kinds of models."""
 
-    @property
-    def sample_rate(self) -> int:
-        """Hz"""
-
-    def posteriors(self, samples: Samples) -> ExcerptPosteriors:
-        """Of mono samples at `sample_rate`. Raises AudioError if they are too few."""
+    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
+        """Of mono audio at any rate. Raises AudioError if it is too short."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +68,11 @@ class Predictor:
         """`song` is a file, or mono samples with their rate: (samples, Hz).
 
         Raises AudioError for a song that cannot be used."""
-        audio = _loaded(song, self.model.sample_rate)
-        rows = self.model.posteriors(audio.samples)
-        mean = np.vstack([rows.excerpts, rows.whole]).mean(axis=0, keepdims=True)
+        audio = _loaded(song)
+        rows = self.model.posteriors(audio)
         return SongPrediction(
             self.artists,
-            tempered(mean, self.card.temperature)[0],
+            tempered(rows.song[np.newaxis], self.card.temperature)[0],
             tempered(rows.excerpts, self.card.temperature),
             rows.starts_s,
             rows.ends_s,
@@ -101,8 +96,12 @@ def load_model(
         if path.suffix == ".skops":
             classifier, card = classical.load_model(path)
             _require_usable(card, path, n_outputs=len(classifier.classes_))
-            settings = restored(features.FeatureSettings, card.input)
-            return Predictor(card, StatisticsModel(classifier, settings))
+            if card.task == "task1":
+                settings = restored(features.FeatureSettings, card.input)
+                return Predictor(card, StatisticsModel(classifier, settings))
+            encoder = registry.restore(card.input, weights, Devices(device, "auto").device)
+            _require_width(encoder.dim, classifier.n_features_in_)
+            return Predictor(card, MeanEmbeddingModel(classifier, card.crop_frames, encoder))
         state, card = load_network(path)
         _require_usable(card, path, n_outputs=card.network["n_artists"])
         devices = Devices(device, "auto")
@@ -165,14 +164,15 @@ def embed(
     devices = Devices(device, "auto")
     choice = registry.EncoderSettings(encoder, weights, layer)
     found = registry.find(choice, devices.device, devices.precision)
-    return found.song_embeddings(_loaded(song, found.sample_rate).samples)
+    return found.embeddings(_loaded(song))
 
 
-def _loaded(song: Song, sample_rate: int) -> Audio:
+def _loaded(song: Song) -> Audio:
+    """At its own rate."""
     if isinstance(song, tuple):
         samples, own_rate = song
-        return source.from_samples(samples, own_rate, sample_rate)
-    return source.load(Path(song), sample_rate)
+        return source.from_samples(samples, own_rate, None)
+    return source.load(Path(song), None)
 
 
 # --- the kinds of models -----------------------------------------------------------------------
@@ -185,16 +185,14 @@ class StatisticsModel:
     classifier: classical.SongClassifier
     settings: features.FeatureSettings
 
-    @property
-    def sample_rate(self) -> int:
-        return self.settings.sample_rate
-
-    def posteriors(self, samples: Samples) -> ExcerptPosteriors:
+    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
+        rate = self.settings.sample_rate
+        samples = source.at_rate(audio, rate).samples
         found = features.song_features(samples, self.settings)
         rows = self.classifier.predict_proba(np.vstack([found.excerpts, found.song]))
-        starts_s, ends_s = found.spans.T * self.settings.hop / self.sample_rate
-        ends_s = np.minimum(ends_s, len(samples) / self.sample_rate)
-        return ExcerptPosteriors(rows[:-1], starts_s, ends_s, whole=rows[-1:])
+        starts_s, ends_s = found.spans.T * self.settings.hop / rate
+        ends_s = np.minimum(ends_s, len(samples) / rate)
+        return ExcerptPosteriors(rows.mean(axis=0), rows[:-1], starts_s, ends_s)
 
 
 @dataclass(frozen=True)
@@ -222,35 +220,52 @@ class MelModel:
     classifier: CropClassifier
     settings: melspec.MelSettings
 
-    @property
-    def sample_rate(self) -> int:
-        return self.settings.sample_rate
-
-    def posteriors(self, samples: Samples) -> ExcerptPosteriors:
+    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
+        samples = source.at_rate(audio, self.settings.sample_rate).samples
         log_mel = torch.from_numpy(melspec.song_log_mel(samples, self.settings))
         rows, starts = self.classifier.posteriors(log_mel)
         rate = self.settings.frames_per_second
         ends = np.minimum(starts + self.classifier.crop_frames, len(log_mel))
-        ends_s = np.minimum(ends / rate, len(samples) / self.sample_rate)
-        return ExcerptPosteriors(rows, starts / rate, ends_s, whole=rows[:0])
+        ends_s = np.minimum(ends / rate, audio.seconds)
+        return ExcerptPosteriors(rows.mean(axis=0), rows, starts / rate, ends_s)
 
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """The baseline of task 2: runs of embeddings of a pretrained encoder."""
+    """The baseline of task 2: crops of a pretrained encoder's embeddings."""
 
     classifier: CropClassifier
-    encoder: Encoder
+    encoder: AnyEncoder
 
-    @property
-    def sample_rate(self) -> int:
-        return self.encoder.sample_rate
-
-    def posteriors(self, samples: Samples) -> ExcerptPosteriors:
-        embeddings = torch.from_numpy(self.encoder.song_embeddings(samples))
+    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
+        embeddings = torch.from_numpy(self.encoder.embeddings(audio))
         rows, first = self.classifier.posteriors(embeddings)
-        starts = covering(np.array([len(samples)]), self.encoder.excerpt).starts
-        last = np.minimum(first + self.classifier.crop_frames, len(starts)) - 1
-        ends = np.minimum(starts[last] + self.encoder.excerpt, len(samples))
-        rate = self.sample_rate
-        return ExcerptPosteriors(rows, starts[first] / rate, ends / rate, whole=rows[:0])
+        spans = _spans_s(first, self.classifier.crop_frames, len(embeddings), self.encoder, audio)
+        return ExcerptPosteriors(rows.mean(axis=0), rows, *spans)
+
+
+@dataclass(frozen=True)
+class MeanEmbeddingModel:
+    """The same with a classical classifier: the mean embedding of the song, and of each crop."""
+
+    classifier: classical.SongClassifier
+    crop_frames: int
+    encoder: AnyEncoder
+
+    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
+        embeddings = self.encoder.embeddings(audio)
+        first = covering(np.array([len(embeddings)]), self.crop_frames).starts
+        crops = [embeddings[start : start + self.crop_frames].mean(axis=0) for start in first]
+        song, *rows = self.classifier.predict_proba(np.stack([embeddings.mean(axis=0), *crops]))
+        spans = _spans_s(first, self.crop_frames, len(embeddings), self.encoder, audio)
+        return ExcerptPosteriors(song, np.stack(rows), *spans)
+
+
+def _spans_s(
+    first: NDArray[np.intp], crop_frames: int, n: int, encoder: AnyEncoder, audio: Audio
+) -> tuple[Floats, Floats]:
+    """Where crops of a song's `n` embeddings begin and end, in seconds."""
+    starts_s = encoder.grid.starts_s(n, audio.seconds)
+    last = np.minimum(first + crop_frames, n) - 1
+    ends_s = np.minimum(starts_s[last] + encoder.grid.excerpt_s, audio.seconds)
+    return starts_s[first], ends_s

@@ -138,7 +138,7 @@ def by_family(
     known = {family.name: family for family in families(sum(map(len, rows)), rows[0].shape[1], 0)}
     family = known[name]._replace(classifier=kind(known[name].classifier.row_classifier))
     grids = [cross_validate(family, as_songs(rows), labels, folds, Workers()) for folds in draws]
-    merits = np.mean([[point.merit for point in grid] for grid in grids], axis=0)
+    merits = np.mean([[point.cv.merit for point in grid] for grid in grids], axis=0)
     return [grid[int(merits.argmax())] for grid in grids]
 
 
@@ -167,7 +167,7 @@ def by_network(
         for epoch in range(trainer.epochs):
             trainer.train_epoch(epoch)
         runs[seed, scored] = trainer.posteriors(songs(scored))
-    return [Candidate({}, *(metrics.top_k(run, labels, k) for k in (1, 3))) for run in runs]
+    return [Candidate({}, metrics.cv_scores(run, labels)) for run in runs]
 
 
 def cnn(size: Size, n_artists: int) -> Method:
@@ -229,7 +229,10 @@ def measure(settings: Settings) -> Measured:
             begin = time.perf_counter()
             found = score(model, epochs, tracks, labels, draws)
             seconds = time.perf_counter() - begin
-            scores = with_spread([c.top1 for c in found]), with_spread([c.top3 for c in found])
+            scores = (
+                with_spread([c.cv.top1 for c in found]),
+                with_spread([c.cv.top3 for c in found]),
+            )
             n_trainings = sum(len(folds.pairs) for folds in draws)
             rows.append([model, of, str(epochs or ""), *scores, brief(seconds / n_trainings)])
             print("  ".join(rows[-1]), file=sys.stderr, flush=True)  # it takes long

@@ -9,7 +9,7 @@ trained on (rows; an epoch of crops), and predictions by LDA and by an untrained
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ from artistid.audio.melspec import LOG_MEL, MelSettings
 from artistid.dataset.corpus import Track
 from artistid.foundation import progress
 from artistid.foundation.parallel import Workers
-from artistid.models.classical import Family, SongClassifier
+from artistid.metrics import CVScores
+from artistid.models.card import ModelCard
+from artistid.models.classical import Family, SongClassifier, families
 from artistid.models.crops import open_songs, random_crops
 from artistid.models.devices import Devices
 from artistid.models.grid_search import Candidate, GridSearch, SearchSettings, Trial
@@ -69,11 +71,12 @@ def rows_to_train_on(tracks: list[Track], load: SongLoader) -> None:
 def lda_predictions(tracks: list[Track], load: SongLoader) -> None:
     search = _search(load)
     lda = SongClassifier().fit(*search.training_songs(tracks[:100]))
-    Trial(search, Family("LDA", lda, []), Candidate({}, 0, 0), lda).posteriors(tracks)
+    Trial(search, Family("LDA", lda, []), Candidate({}, CVScores(0, 0)), lda).posteriors(tracks)
 
 
 def _search(load: SongLoader) -> GridSearch:
-    return GridSearch(ARTISTS, FeatureSettings(), load, SearchSettings(), 0, Workers())
+    card = ModelCard("task1", tuple(ARTISTS), asdict(FeatureSettings()))
+    return GridSearch(card, families, load, SearchSettings(), 0, Workers())
 
 
 def epoch_of_crops(entries: list[Path]) -> None:

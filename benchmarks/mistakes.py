@@ -65,8 +65,8 @@ class Compared:
 
     @property
     def row(self) -> list[str]:
-        scores = [(c.top1 for c in self.right), (c.top3 for c in self.right)]
-        scores += [(c.top1 for c in self.wrong), (c.top3 for c in self.wrong)]
+        scores = [(c.cv.top1 for c in self.right), (c.cv.top3 for c in self.right)]
+        scores += [(c.cv.top1 for c in self.wrong), (c.cv.top3 for c in self.wrong)]
         return [self.mistake, self.model, *(with_spread(list(values)) for values in scores)]
 
 

@@ -46,6 +46,12 @@ def test_mixing_shares_powers_and_targets_alike(rng: Generator) -> None:
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(64))
 
 
+def test_embeddings_are_mixed_as_they_are(rng: Generator) -> None:
+    embeddings = noise(rng)
+    mixed, targets = Mixup(1.0, decibels=False)(embeddings, TARGETS, rng)
+    torch.testing.assert_close(mixed.flatten(1), targets @ embeddings.flatten(1))
+
+
 def test_log_mels_are_mixed_as_their_sounds_would_be(rng: Generator) -> None:
     settings = MelSettings()
     colours = np.linspace(0.2, 1, 8), np.linspace(1, 0.2, 8)  # of two noises

@@ -206,8 +206,8 @@ def test_models_learn_what_can_be_learnt(rng: Generator) -> None:
     far = [100 + song[:, :8] for song in rows]
     by_svm = partial(cross_validation.by_family, "SVM", far, labels, draws)
     for found in (cross_validation.by_mlp(rows, labels, draws), by_svm(SongClassifier)):
-        assert found[0].top1 == 1
-    assert by_svm(mistakes.UnscaledLater)[0].top1 < 0.7
+        assert found[0].cv.top1 == 1
+    assert by_svm(mistakes.UnscaledLater)[0].cv.top1 < 0.7
 
 
 # --- growth ------------------------------------------------------------------------------------

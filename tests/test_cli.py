@@ -53,7 +53,7 @@ SONGS = ["001.mp3", "002.mp3", "003.mp3", "004.mp3"]
         (NetworkSettings, {"mixup": -0.1}, "--mixup -0.1: must be at least 0"),
         (TrainingSettings, {"epochs": 0}, "--epochs 0: must be at least 1"),  # test_training.py
         (EncoderSettings, {"layer": -1}, "--layer -1: must be at least 0"),
-        (EncoderSettings, {"encoder": "x"}, "--encoder x: unknown; choose from auto, musicfm"),
+        (EncoderSettings, {"encoder": "x"}, "--encoder x: choose from auto, musicfm"),
         (predict.Settings, {}, "which songs\\? Name files, folders or patterns"),
     ],
 )
@@ -78,7 +78,7 @@ def test_settings_are_recorded_flat_with_paths_inside_the_project_relative() -> 
 GROUPS = {
     task1: ["data", "search", "library", "workers"],
     task2: ["data", "network", "training", "library", "workers"],
-    task2_baseline: ["data", "encoder", "training", "library", "workers"],
+    task2_baseline: ["data", "encoder", "head", "training", "library", "workers"],
 }
 
 

@@ -26,7 +26,7 @@ from artistid.encoders.base import EMBEDDINGS, Encoder, Identity
 from artistid.encoders.registry import EncoderSettings
 from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Workers
-from musicfm import load_checkpoint, published
+from musicfm import hub, load_checkpoint, published
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ class Recorder(Encoder):
 
     shapes: list[tuple[int, ...]] = field(default_factory=list, compare=False)
     loaded: list[str] = field(default_factory=list, compare=False)
-    excerpt, n_fft = 10, 5
+    excerpt, hop, shortest = 10, 10, 5
 
     def load(self) -> nn.Module:
         self.loaded.append(self.name)
@@ -246,22 +246,23 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 def test_the_command_line_offers_every_encoder(capsys: pytest.CaptureFixture[str]) -> None:
     assert tyro.cli(EncoderSettings, args=[]) == EncoderSettings("auto", None, 7)
-    for name in ("auto", "musicfm", "musicnn"):
-        assert tyro.cli(EncoderSettings, args=["--encoder", name]).encoder == name
     with pytest.raises(SystemExit):
-        tyro.cli(EncoderSettings, args=["--encoder", "x"])
-    assert "musicfm" in capsys.readouterr().err
+        tyro.cli(EncoderSettings, args=["--help"])
+    words = capsys.readouterr().out
+    for name in ("auto", "musicfm+ge2e", *registry.ENCODERS):
+        assert tyro.cli(EncoderSettings, args=["--encoder", name]).encoder == name
+        assert name.split("+")[0] in words
 
 
-def test_without_weights_auto_is_musicnn_with_a_notice(
+def test_without_weights_auto_is_what_needs_no_download_with_a_notice(
     weights: Path, log: pytest.LogCaptureFixture
 ) -> None:
     assert weights
     encoder = find("auto", precision="bf16")
-    assert (encoder.name, encoder.sample_rate, encoder.dim) == ("musicnn", 16_000, 1506)
-    assert encoder.excerpt_s == pytest.approx(3.008)
-    assert "no MusicFM weights found, using musicnn. python3 -m musicfm download" in log.text
-    assert f"SHA-256 {published.sha256(musicnn.WEIGHTS)}" in log.text
+    assert (encoder.name, encoder.dim) == ("musicnn+ge2e", 1506 + 256)
+    assert encoder.grid.excerpt_s == encoder.grid.hop_s == pytest.approx(3.008)
+    assert "no MusicFM weights found, using musicnn+ge2e; python3 -m artistid.enc" in log.text
+    assert f"SHA-256 {hub.sha256(musicnn.WEIGHTS)}" in log.text
 
 
 def test_with_weights_auto_is_musicfm(
@@ -270,11 +271,9 @@ def test_with_weights_auto_is_musicfm(
     files = weights, published.stats_beside(weights)
     monkeypatch.setattr(published, "find", lambda name: files if name == "fma" else None)
     encoder = find("auto", layer=3, precision="bf16")
-    digest = published.sha256(weights)
-    assert encoder.identity == Identity(
-        "musicfm", digest, published.sha256(files[1]), 3, "bf16", 24_000
-    )
-    assert (encoder.dim, encoder.excerpt_s) == (32, 30)
+    digest = hub.sha256(weights)
+    assert encoder.identity == Identity("musicfm", digest, hub.sha256(files[1]), 3, "bf16", 24_000)
+    assert (encoder.dim, encoder.grid.excerpt_s) == (32, 30)
     assert "pretrained_tiny.pt is not a published MusicFM checkpoint" in log.text
     assert f"musicfm layer 3, bf16; weights pretrained_tiny.pt, SHA-256 {digest}" in log.text
     assert find("musicnn").name == "musicnn"
@@ -332,8 +331,12 @@ def test_wrong_files_are_named(weights: Path, fault: Callable[[Path], None], wor
         ("musicfm", False, 7, "--encoder musicfm: no weights found; python3 -m musicfm download"),
         ("musicfm", True, 4, "--layer 4: MusicFM has 0 to 3"),
         ("musicfm", True, -1, "--layer -1: must be at least 0"),
-        ("musicnn", True, 7, "--weights: musicnn has its own"),
-        ("vggish", False, 7, "--encoder vggish: unknown; choose from auto, musicfm, musicnn"),
+        ("musicnn+ge2e", True, 7, "--weights .*: of which encoder.* those of musicnn and ge2e"),
+        ("musicfm+ecapa", True, 7, "--weights .*: of which encoder.* musicfm or ecapa"),
+        ("vggish", False, 7, "--encoder vggish: choose from auto, musicfm, ecapa, musicnn, ge2e"),
+        ("musicnn+auto", False, 7, r"--encoder musicnn\+auto: choose"),
+        ("ge2e+musicnn+ge2e", False, 7, "names the same encoder twice"),
+        ("ecapa", False, 7, "no weights found; python3 -m artistid.encoders download ecapa"),
     ],
 )
 def test_wrong_settings_are_refused(
@@ -358,7 +361,7 @@ def test_a_saved_model_refuses_other_weights(weights: Path) -> None:
     torch.save(state, weights)
     words = (
         "the model was trained on embeddings of musicfm with weights of SHA-256 "
-        f"{identity['weights'][:12]}…, but found {published.sha256(weights)[:12]}…; use those"
+        f"{identity['weights'][:12]}…, but found {hub.sha256(weights)[:12]}…; use those"
     )
     with pytest.raises(UserError, match=words):
         registry.restore(identity, weights, CPU)

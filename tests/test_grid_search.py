@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from artistid.dataset.corpus import Track
 from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Workers
 from artistid.models import grid_search
+from artistid.models.card import ModelCard
 from artistid.models.classical import (
     Family,
     SongClassifier,
@@ -28,6 +30,7 @@ from artistid.models.classical import (
     load_model,
 )
 from artistid.models.grid_search import (
+    Families,
     Folds,
     GridSearch,
     SearchSettings,
@@ -119,7 +122,7 @@ def test_cross_validation_scores_equal_those_of_scikit_learn(
     for candidate in candidates[::4]:
         model = clone(knn.classifier).set_params(**candidate.parameters)
         posteriors = cross_val_predict(model, X, y, cv=folds.pairs, method="predict_proba")
-        for k, found in ((1, candidate.top1), (3, candidate.top3)):
+        for k, found in ((1, candidate.cv.top1), (3, candidate.cv.top3)):
             assert 0 < found < 1
             assert found == pytest.approx(top_k_accuracy_score(y, posteriors, k=k))
 
@@ -133,7 +136,7 @@ def test_an_artist_missing_from_the_training_songs_is_never_found() -> None:
     folds = Folds([without_1, without_0, (np.arange(9), np.arange(4, 8))], "")
     nearest = Family("KNN", SongClassifier(KNeighborsClassifier(1)), [{}])
     (candidate,) = cross_validate(nearest, X, y, folds, HERE)
-    assert candidate.top1 == 4 / 9
+    assert candidate.cv.top1 == 4 / 9
 
 
 # --- the learner -------------------------------------------------------------------------------
@@ -156,35 +159,37 @@ def rows_of(song: Track, n_rows: int | None = None) -> np.ndarray:
     return rows[:n_rows]
 
 
-def made_search(max_excerpts: int = 10_000) -> GridSearch:
+def made_search(own_families: Families = families, max_excerpts: int = 10_000) -> GridSearch:
     settings = SearchSettings(max_excerpts=max_excerpts, folds=2, repeats=1)
-    return GridSearch("abc", FeatureSettings(), rows_of, settings, 0, HERE)
+    return GridSearch(card_of("abc"), own_families, rows_of, settings, 0, HERE)
+
+
+def card_of(artists: str) -> ModelCard:
+    return ModelCard("task1", tuple(artists), asdict(FeatureSettings()))
 
 
 def test_training_rows_are_limited_and_spread_over_all_songs(tracks: list[Track]) -> None:
     for max_excerpts, per_song in ((10_000, 6), (40, 3), (12, 1), (1, 1)):
-        X, y = made_search(max_excerpts).training_songs(tracks)
+        X, y = made_search(max_excerpts=max_excerpts).training_songs(tracks)
         assert [len(song) for song in X] == [per_song] * 12
         assert_array_equal(y, np.repeat([0, 1, 2], 4))
 
 
 def test_the_best_point_of_each_family_is_trained_on_all_of_train(
-    tracks: list[Track], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tracks: list[Track], tmp_path: Path
 ) -> None:
     """24 neighbours are too many: an artist has 12 rows in each fold."""
     knn = families(200, N_COLUMNS, seed=0)[0]
     prefix = "row_classifier__classify__"
     grid = [{f"{prefix}n_neighbors": k, f"{prefix}weights": "uniform"} for k in (24, 6, 5)]
     two = [knn._replace(grid=grid), Family("LDA", SongClassifier(), [{}])]
-    monkeypatch.setattr(grid_search, "families", lambda *_: two)
-    search = made_search()
+    search = made_search(lambda *_: two)
     trials = search.fit(tracks, [])
     assert [trial.name for trial in trials] == ["KNN", "LDA"]
     (best, _) = trials
     assert best.point.parameters == grid[1]  # the first among equals
-    assert best.merit == (best.point.top1 + best.point.top3) / 2
     assert best.summary["settings"] == "n_neighbors=6, weights=uniform"
-    assert best.details["cv"] == {"top1": best.point.top1, "top3": best.point.top3}
+    assert best.details["cv"] == best.point.cv._asdict()
     X, y = search.training_songs(tracks)
     alone = clone(knn.classifier).set_params(**grid[1])
     assert_allclose(best.posteriors(tracks)[0], alone.fit(X, y).predict_proba(X))
@@ -202,8 +207,7 @@ def test_the_best_point_of_each_family_is_trained_on_all_of_train(
 def test_songs_are_predicted_in_batches(
     tracks: list[Track], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid_search, "families", lambda *_: [Family("LDA", SongClassifier(), [{}])])
-    search = made_search()
+    search = made_search(lambda *_: [Family("LDA", SongClassifier(), [{}])])
     (trial,) = search.fit(tracks, [])
     at_once = trial.posteriors(tracks)
     assert at_once.shape == (1, 12, 3)
@@ -214,14 +218,13 @@ def test_songs_are_predicted_in_batches(
 
 @pytest.mark.parametrize("n_songs", [2, 10])
 def test_every_grid_point_can_be_tried_on_a_small_corpus(
-    rng: Generator, n_songs: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    rng: Generator, n_songs: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two artists with a few songs of two rows and many columns."""
-    monkeypatch.setattr(grid_search, "families", few_trees)
     rows = {f"{artist}{i}": rng.normal(size=(2, 60)) for artist in "ab" for i in range(n_songs)}
     small = [track(song[0], "album", song) for song in rows]
     settings = SearchSettings(repeats=1)
-    search = GridSearch("ab", FeatureSettings(), lambda song, *_: rows[song.id], settings, 0, HERE)
+    search = GridSearch(card_of("ab"), few_trees, lambda song, *_: rows[song.id], settings, 0, HERE)
     with caplog.at_level(logging.INFO, "artistid"):
         trials = search.fit(small, [])
     assert [trial.name for trial in trials] == [

@@ -53,8 +53,9 @@ def test_songs_of_another_sample_rate_are_resampled(
     song = hum(1, rng, seconds=3.0)
     resampled = soxr.resample(song, RATE, 44_100)
     ours, expected = (model.predict(s) for s in ((resampled, 44_100), (song, RATE)))
-    assert ours.sample_rate == expected.sample_rate == model.model.sample_rate
-    assert np.corrcoef(ours.samples, expected.samples)[0, 1] > 0.98
+    assert (ours.sample_rate, expected.sample_rate) == (44_100, RATE)
+    # cut at 22 kHz, not 8 kHz, the noise of the song would sound another way
+    assert np.abs(ours.posterior - expected.posterior).max() < 0.1
 
 
 def test_it_predicts_the_test_songs_as_the_task_did(
@@ -79,7 +80,7 @@ def test_embeddings_are_excerpts_by_dim(rng: np.random.Generator) -> None:
     assert np.isfinite(embeddings).all()
     first = artistid.embed((song[: 4 * RATE], RATE), encoder="musicnn")
     np.testing.assert_allclose(embeddings[0], first[0], rtol=1e-4, atol=1e-4)
-    with pytest.raises(UserError, match="--encoder x: unknown; choose from auto"):
+    with pytest.raises(UserError, match="--encoder x: choose from auto"):
         artistid.embed((song, RATE), encoder="x")
 
 

@@ -47,7 +47,7 @@ def write_metrics(folder: Path, task: str, /, **changes: Any) -> Path:
         "git_commit": "0123abc",
         "notices": [],
         "val": scores(0.5),
-        "best_model": "SVM",
+        "best_model": "EmbeddingMLP" if "baseline" in task else "SVM",
         "encoder": {"name": "musicnn"},
         "songs": {"val": songs, "test": songs},
         "figures": [],
@@ -98,7 +98,7 @@ def test_tasks_are_side_by_side(tmp_path: Path, n: int) -> None:
     methods = (
         "Task 1 SVM on MFCC, chroma and spectral statistics",
         "Task 2 CNN on log-mel spectrograms",
-        "Baseline MLP on musicnn embeddings",
+        "Baseline EmbeddingMLP on musicnn embeddings",
     )
     rest = "0.100\N{EN DASH}0.900 0.750 0.200\N{EN DASH}0.800 0.625"
     val = [f"{method} 0.{i}{i}{i} {rest}" for i, method in enumerate(methods, start=1)]

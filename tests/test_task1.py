@@ -11,7 +11,6 @@ from conftest import Call, Finish, command, n_right, read, top1_of_songs
 
 import task1
 from artistid import cli
-from artistid.models import grid_search
 from artistid.models.classical import load_model
 from hw1 import count_score
 
@@ -67,13 +66,13 @@ def outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Outcome:
     """A run with two of the five families: its metrics, screen and predictions."""
-    families = grid_search.families
+    families = task1.families
 
     def run(
         *options: object, data: Path = shared_course, names: tuple[str, ...] = ("KNN", "LDA")
     ) -> tuple[Any, str, bytes]:
         monkeypatch.setattr(
-            grid_search, "families", lambda *sizes: [f for f in families(*sizes) if f.name in names]
+            task1, "families", lambda *sizes: [f for f in families(*sizes) if f.name in names]
         )
         places = ("--data", data, "--cache", shared_cache, "--out", tmp_path / "out")
         status, screen, errors = call(task1, *places, "--jobs", 1, *options)

@@ -4,6 +4,7 @@ test_training.py."""
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from artistid.models.checkpoint import TrainingCheckpoint, load_network
 from artistid.models.crops import open_songs
 from artistid.models.devices import Devices
 from artistid.models.networks import MelCNN, MelCNNSettings
+from artistid.models.training import Method
 from hw1 import count_score
 
 RESULTS = [
@@ -163,8 +165,8 @@ def test_each_setting_changes_the_curves(outcome: Outcome, monkeypatch: pytest.M
 def test_by_default_the_size_of_the_corpus_decides_the_epochs(
     shared_course: Path, shared_cache: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "ENOUGH_HOURS", 3 * 16 * 2 / 3600)
-    monkeypatch.setattr(training, "EPOCHS_RANGE", (2, 9))
+    rule = {"enough_hours": 3 * 16 * 2 / 3600, "epochs_range": (2, 9)}
+    monkeypatch.setattr(task2, "Method", partial(Method, **rule))
     places = ("--data", shared_course, "--cache", shared_cache, "--jobs", 1)
     assert "3 epochs of 16 crops" in call(task2, *places, "--no-refit")[1]
 

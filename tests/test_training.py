@@ -147,10 +147,10 @@ def test_a_setting_changes_the_training(change: dict[str, Any]) -> None:
 
 
 def test_small_corpora_get_more_epochs() -> None:
-    fewest, most = training.EPOCHS_RANGE
-    assert training.epochs_for(10) == most
-    assert training.epochs_for(10**7) == fewest
-    assert training.epochs_for(3600 * training.ENOUGH_HOURS / 25) == 25
+    fewest, most = METHOD.epochs_range
+    assert METHOD.epochs_for(10) == most
+    assert METHOD.epochs_for(10**7) == fewest
+    assert METHOD.epochs_for(3600 * METHOD.enough_hours / 25) == 25
 
 
 def test_the_log_says_once_how_long_it_will_take(

@@ -35,6 +35,7 @@ IN_BACKGROUND = {  # commands that keep running, by their beginning, and the por
 SLOW_TEST = "a slow test runs it and checks the scores"
 NOT_RUN = {  # commands by their beginning
     "python3 -m musicfm download": "downloads 1.3 GB",
+    "python3 -m artistid.encoders download": "downloads weights; tests use a hub of their own",
     "torchrun --nproc_per_node=2 --nnodes=2": "needs two machines; tests use two processes",
     "pip install .[torchaudio]": "downloads another torch",
     "python3 -m benchmarks.gamemusic": "downloads 740 MB; a slow test builds a part of it",

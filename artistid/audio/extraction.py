@@ -3,19 +3,30 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from artistid.audio import source
-from artistid.audio.cache import content_digest, entry_path, load_notes, save_entry, settings_digest
-from artistid.audio.decode import AudioError
+from artistid.audio.cache import (
+    content_digest,
+    entry_path,
+    load_notes,
+    opened,
+    save_entry,
+    settings_digest,
+)
+from artistid.audio.decode import Audio, AudioError
 from artistid.dataset.corpus import Track
 from artistid.foundation import parallel, progress
 from artistid.foundation.errors import UserError, printable
 from artistid.foundation.parallel import Place, Workers
+
+Arrays = Mapping[str, NDArray[Any]]  # of a cache entry, by name
+
+NARROWEST: tuple[Place, ...] = ("here", "threads", "processes")
 
 
 class UnusableFilesError(UserError):
@@ -28,14 +39,21 @@ class Recipe:
 
     name: str
     version: int
-    settings: Any  # a frozen dataclass with a `sample_rate` in Hz
-    compute: Callable[[NDArray[Any], Any], Mapping[str, NDArray[Any]]]  # (samples,), settings
+    settings: Any  # a frozen dataclass; of one without parts, with a `sample_rate` in Hz
+    compute: Callable[[Any, Any], Arrays]  # of (samples,) or the arrays of the parts, and settings
     place: Place = "processes"  # where it runs
+    parts: tuple["Recipe", ...] = ()  # that this one is made of; each has its own cache entries
 
     @property
     def digest(self) -> str:
         identity = {"recipe": self.name, "version": self.version, **asdict(self.settings)}
         return settings_digest(identity)
+
+    @property
+    def place_of_all(self) -> Place:
+        """Where this one and its parts can run."""
+        places = {self.place, *(part.place for part in self.parts)}
+        return next(place for place in NARROWEST if place in places)
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,7 @@ class Extraction:
 class _Job:
     file: Path
     entry: Path  # where its arrays are to be cached
+    parts: tuple[Path, ...]  # and those of the recipe's parts
 
     def __str__(self) -> str:
         return str(self.file)  # in messages about calls that fail
@@ -87,18 +106,21 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, workers: Worke
     unreadable: dict[Track, _Outcome] = {}
     outcomes: dict[Path, _Outcome] = {}  # of each entry
     jobs: dict[Path, _Job] = {}
+    digests = [one.digest for one in (recipe, *recipe.parts)]
     for track in progress.bar(tracks, desc=f"{recipe.name}: reading", unit="song", leave=False):
         file = track.path.absolute()
         try:
-            entry = places[track] = entry_path(cache, content_digest(file), recipe.digest)
+            content = content_digest(file)
         except OSError as error:
             unreadable[track] = _Outcome(refusal=f"cannot be read: {error.strerror}")
             continue
+        entry, *parts = (entry_path(cache, content, digest) for digest in digests)
+        places[track] = entry
         if entry in outcomes or entry in jobs:
             continue
         cached = load_notes(entry)
         if cached is None:
-            jobs[entry] = _Job(file, entry)
+            jobs[entry] = _Job(file, entry, tuple(parts))
         else:
             outcomes[entry] = _Outcome(cached.get("note", ""))
     if jobs:
@@ -110,7 +132,7 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, workers: Worke
             workers=workers,
             label=recipe.name,
             unit="song",
-            place=recipe.place,
+            place=recipe.place_of_all,
             needs=(next(iter(jobs.values())).file, cache),
             seconds=lambda outcome: outcome.decoded_s,
         )
@@ -129,14 +151,57 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, workers: Worke
 
 
 def _extract_one(job: _Job, recipe: Recipe) -> _Outcome:
+    song = _Song(job.file)
     try:
-        audio = source.load(job.file, recipe.settings.sample_rate)
-        arrays = recipe.compute(audio.samples, recipe.settings)
+        if recipe.parts:
+            entries = zip(recipe.parts, job.parts, strict=True)
+            parts = [_part(part, entry, song) for part, entry in entries]
+            made, note = (
+                recipe.compute([arrays for arrays, _ in parts], recipe.settings),
+                parts[0][1],
+            )
+        else:
+            made, note = song.arrays(recipe), song.audio.note
     except AudioError as error:
         return _Outcome(refusal=str(error))
-    with _writing_to(job.entry):
-        save_entry(job.entry, arrays, {"note": audio.note})
-    return _Outcome(audio.note, decoded_s=audio.seconds)
+    _save(job.entry, made, note)
+    return _Outcome(note, decoded_s=song.decoded_s)
+
+
+def _part(recipe: Recipe, entry: Path, song: "_Song") -> tuple[Arrays, str]:
+    """What a part of a recipe has made of a song, now or earlier, and the note about the file."""
+    notes = load_notes(entry)
+    if notes is None:
+        made = song.arrays(recipe)
+        _save(entry, made, song.audio.note)
+        return made, song.audio.note
+    with opened(entry) as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, notes.get("note", "")
+
+
+class _Song:
+    """A file, decoded once, and only if it must be."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.decoded_s = 0.0
+
+    @cached_property
+    def audio(self) -> Audio:
+        """At its own rate."""
+        audio = source.load(self._file, None)
+        self.decoded_s = audio.seconds
+        return audio
+
+    def arrays(self, recipe: Recipe) -> Arrays:
+        settings = recipe.settings
+        return recipe.compute(source.at_rate(self.audio, settings.sample_rate).samples, settings)
+
+
+def _save(entry: Path, arrays: Arrays, note: str) -> None:
+    with _writing_to(entry):
+        save_entry(entry, arrays, {"note": note})
 
 
 @contextmanager

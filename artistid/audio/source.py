@@ -23,11 +23,10 @@ def load(path: Path, sample_rate: int | None) -> Audio:
     Raises AudioError for a file that cannot be decoded, is silent, or has samples that are not
     finite.
     """
-    audio = decode(path, to_mono)
-    return _usable(audio, sample_rate or audio.sample_rate)
+    return at_rate(_usable(decode(path, to_mono)), sample_rate)
 
 
-def from_samples(samples: NDArray[Any], own_rate: int, sample_rate: int) -> Audio:
+def from_samples(samples: NDArray[Any], own_rate: int, sample_rate: int | None) -> Audio:
     """The same from memory: floating-point (samples,) or (samples, channels) at `own_rate`."""
     if not np.issubdtype(samples.dtype, np.floating) or samples.ndim not in (1, 2):
         raise AudioError(
@@ -38,15 +37,20 @@ def from_samples(samples: NDArray[Any], own_rate: int, sample_rate: int) -> Audi
         raise AudioError("no samples")
     columns = samples.reshape(len(samples), -1).astype(np.float32)
     audio = Audio(to_mono(columns), own_rate, "", "samples", columns.shape[1])
-    return _usable(audio, sample_rate)
+    return at_rate(_usable(audio), sample_rate)
 
 
-def _usable(audio: Audio, sample_rate: int) -> Audio:
+def _usable(audio: Audio) -> Audio:
     if not np.isfinite(audio.samples).all():
         raise AudioError("contains samples that are not numbers (NaN or infinite)")
     if np.ptp(audio.samples) < MIN_PEAK_TO_PEAK:
         raise AudioError("silent from start to end")
-    if audio.sample_rate == sample_rate:
+    return audio
+
+
+def at_rate(audio: Audio, sample_rate: int | None) -> Audio:
+    """The same, resampled; None keeps its rate."""
+    if sample_rate in (None, audio.sample_rate):
         return audio
     samples = soxr.resample(audio.samples, audio.sample_rate, sample_rate)
     return replace(audio, samples=samples, sample_rate=sample_rate)

@@ -1,22 +1,24 @@
 """The interface of the pretrained encoders: excerpts of audio in, one embedding each out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from artistid.audio.excerpts import covering
+from artistid.audio.decode import Audio
 from artistid.audio.extraction import Recipe
-from artistid.audio.source import require_frame
+from artistid.audio.source import at_rate, require_frame
 from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Place
+from musicfm.hub import HubFile
 
 EMBEDDINGS = "embeddings"  # the array's name in a cache entry
 VERSION = 1  # part of every cache key; raise it when embeddings change
@@ -36,6 +38,29 @@ class Identity:
     sample_rate: int  # Hz
 
 
+class Frozen(nn.Module):
+    """A network for inference: in a network that trains, too, it stays in eval mode, so that its
+    batch statistics stay those of its authors."""
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        return super().train(False)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which excerpts of a song are embedded: one every `hop_s`, and one that ends with the song."""
+
+    excerpt_s: float
+    hop_s: float
+
+    def starts_s(self, n: int, song_s: float) -> NDArray[np.float64]:
+        """(n,): where the excerpts of a song begin."""
+        return np.minimum(np.arange(n) * self.hop_s, max(song_s - self.excerpt_s, 0.0))
+
+    def centres_s(self, n: int, song_s: float) -> NDArray[np.float64]:
+        return self.starts_s(n, song_s) + min(self.excerpt_s, song_s) / 2
+
+
 @dataclass(frozen=True)
 class Encoder(ABC):
     """A frozen network and where it runs.
@@ -49,7 +74,8 @@ class Encoder(ABC):
     at_once: int  # excerpts per batch
     place: Place  # where extraction runs
     excerpt: ClassVar[int]  # samples
-    n_fft: ClassVar[int]  # samples of the shortest excerpt
+    hop: ClassVar[int]  # samples from one excerpt to the next
+    shortest: ClassVar[int]  # samples that are enough for an embedding
 
     @abstractmethod
     def load(self) -> nn.Module:
@@ -57,7 +83,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def embed(self, batch: Tensor) -> Tensor:
-        """(batch, samples) on `device`, `n_fft` samples or more -> (batch, dim) in float32."""
+        """(batch, samples) on `device`, `shortest` samples or more -> (batch, dim) in float32."""
 
     @property
     def network(self) -> Any:
@@ -75,8 +101,8 @@ class Encoder(ABC):
         return self.identity.sample_rate
 
     @property
-    def excerpt_s(self) -> float:
-        return self.excerpt / self.sample_rate
+    def grid(self) -> Grid:
+        return Grid(self.excerpt / self.sample_rate, self.hop / self.sample_rate)
 
     @property
     def recipe(self) -> Recipe:
@@ -88,14 +114,23 @@ class Encoder(ABC):
     ) -> Mapping[str, NDArray[Any]]:
         return {EMBEDDINGS: self.song_embeddings(samples)}
 
+    def embeddings(self, audio: Audio) -> NDArray[np.float32]:
+        """As `song_embeddings`, of audio at any rate."""
+        return self.song_embeddings(at_rate(audio, self.sample_rate).samples)
+
+    def prepared(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the excerpts are cut from, if it is not the song as it is."""
+        return samples
+
     def song_embeddings(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(samples,) at `sample_rate` -> (excerpts, dim), for the excerpts of `covering`.
+        """(samples,) at `sample_rate` -> (excerpts, dim). The last excerpt ends with the song.
 
         A song shorter than an excerpt is one excerpt of its own length, without padding. Raises
-        AudioError for fewer than `n_fft` samples, UserError when a GPU runs out of memory."""
-        require_frame(samples, self.n_fft, self.sample_rate)
-        _, starts = covering(np.array([len(samples)]), self.excerpt)
-        song = torch.from_numpy(samples)
+        AudioError for fewer than `shortest` samples, UserError when a GPU runs out of memory."""
+        require_frame(samples, self.shortest, self.sample_rate)
+        song = torch.from_numpy(self.prepared(samples))
+        last = max(0, len(song) - self.excerpt)
+        starts = [*range(0, last, self.hop), last]
         excerpts = [song[start : start + self.excerpt] for start in starts]
         rows = []
         with torch.inference_mode():
@@ -106,6 +141,31 @@ class Encoder(ABC):
                 except torch.OutOfMemoryError as error:
                     raise UserError(f"out of memory on {self.device}; use --device cpu") from error
         return torch.cat(rows).numpy()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An encoder as the registry knows it."""
+
+    name: str
+    find: Callable[[Path | None, int, torch.device, str], Encoder]
+    """Weights, layer, device, precision ("fp32" or "bf16"). Raises UserError if files are missing
+    or wrong."""
+    knows: str  # what it was trained on
+    dim: int
+    excerpt_s: float
+    licence: str  # of the weights
+    cite: str
+    download: "Download | None" = None  # None: part of the project
+
+
+@dataclass(frozen=True)
+class Download:
+    """Weights that are not part of the project."""
+
+    files: Sequence[HubFile]
+    at_hand: Callable[[], bool]
+    fetch: Callable[[], Sequence[Path]]  # raises hub.DownloadError
 
 
 _LOADING = Lock()  # when several threads need a network, one loads it

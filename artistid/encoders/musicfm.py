@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from artistid.encoders.base import Encoder, Identity
+from artistid.encoders.base import Download, Encoder, Entry, Identity
 from artistid.foundation.errors import UserError
-from musicfm import MusicFM, load_checkpoint, published
+from musicfm import MusicFM, hub, load_checkpoint, published
 from musicfm.frontend import N_FFT, SAMPLE_RATE
 
 EXCERPT_S = 30  # MusicFM was trained on excerpts of this length
@@ -29,7 +29,7 @@ log = logging.getLogger("artistid")
 class MusicFMEncoder(Encoder):
     weights: Path
     stats: Path
-    excerpt, n_fft = EXCERPT_S * SAMPLE_RATE, N_FFT
+    excerpt, hop, shortest = EXCERPT_S * SAMPLE_RATE, EXCERPT_S * SAMPLE_RATE, N_FFT
 
     def load(self) -> MusicFM:
         dtype = torch.bfloat16 if self.identity.precision == "bf16" else torch.float32
@@ -59,7 +59,7 @@ def find(weights: Path | None, layer: int, device: torch.device, precision: str)
     config = _checkpoint(weights, stats).config  # any fault in the files shows before work starts
     if not 0 <= layer <= config.encoder_depth:
         raise UserError(f"--layer {layer}: MusicFM has 0 to {config.encoder_depth}")
-    digest, stats_digest = published.sha256(weights), published.sha256(stats)
+    digest, stats_digest = hub.sha256(weights), hub.sha256(stats)
     if published.known_as(digest) is None:
         log.info("notice: %s is not a published MusicFM checkpoint; used as it is", weights)
     what = f"layer {layer}, {precision}; weights {weights.name}, SHA-256 {digest}"
@@ -81,3 +81,19 @@ def _checkpoint(weights: Path, stats: Path) -> MusicFM:
         return load_checkpoint(weights, stats)
     except published.CheckpointError as error:
         raise UserError(str(error)) from error
+
+
+ENTRY = Entry(
+    "musicfm",
+    find,
+    knows="masked music of the Million Song Dataset",
+    dim=1024,
+    excerpt_s=EXCERPT_S,
+    licence="MIT",
+    cite="Won, Hung and Le 2023, arXiv 2311.03318",
+    download=Download(
+        (published.PUBLISHED["msd"].weights, published.PUBLISHED["msd"].stats),
+        at_hand=lambda: at_hand() is not None,
+        fetch=lambda: published.download("msd"),
+    ),
+)

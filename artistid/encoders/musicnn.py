@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from artistid.audio.melspec import power_spectrum
-from artistid.encoders.base import Encoder, Identity
+from artistid.encoders.base import Encoder, Entry, Frozen, Identity
 from artistid.foundation.errors import UserError
 
 WEIGHTS = Path(__file__).parent / "data" / "msd_musicnn.safetensors"
@@ -44,7 +44,7 @@ log = logging.getLogger("artistid")
 class MusiCNNEncoder(Encoder):
     """Maximum and mean over time of every channel."""
 
-    excerpt, n_fft = PATCH_SAMPLES, N_FFT
+    excerpt, hop, shortest = PATCH_SAMPLES, PATCH_SAMPLES, N_FFT
 
     def load(self) -> "MusiCNN":
         return load().to(self.device)
@@ -57,7 +57,7 @@ class MusiCNNEncoder(Encoder):
 def find(weights: Path | None, _layer: int, device: torch.device, _precision: str) -> Encoder:
     """musicnn with its own weights, in float32. Raises UserError if other `weights` are given."""
     if weights is not None:
-        raise UserError("--weights: musicnn has its own; leave it out, or use --encoder musicfm")
+        raise UserError("--weights: musicnn has its own; they cannot be replaced")
     digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     log.info("encoder: musicnn; weights %s, SHA-256 %s", WEIGHTS.name, digest)
     identity = Identity(
@@ -66,6 +66,17 @@ def find(weights: Path | None, _layer: int, device: torch.device, _precision: st
     if device.type == "cpu":
         return MusiCNNEncoder(identity, device, POOLED, CPU_BATCH, "processes")
     return MusiCNNEncoder(identity, device, POOLED, GPU_BATCH, "threads")
+
+
+ENTRY = Entry(
+    "musicnn",
+    find,
+    knows="tags of the Million Song Dataset",
+    dim=POOLED,
+    excerpt_s=PATCH_SAMPLES / SAMPLE_RATE,
+    licence="ISC",
+    cite="Pons and Serra 2019, arXiv 1909.06654",
+)
 
 
 # --- the network -----------------------------------------------------------------------------
@@ -106,7 +117,7 @@ class MidConvolution(nn.Module):
         return normalised
 
 
-class MusiCNN(nn.Module):
+class MusiCNN(Frozen):
     """`log_mel`, (batch, frames, mels), of 187 frames or any other number -> (batch, 1506): the
     maximum and mean over time of every channel; and (batch, 200): the last hidden layer."""
 

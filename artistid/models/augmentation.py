@@ -1,7 +1,8 @@
-"""How crops of log-mels, in decibels, are changed in training, anew in every epoch.
+"""How crops are changed in training, anew in every epoch.
 
-An augmentation takes a batch of crops and the targets to learn from it: log-mels of (batch, frames,
-mels), and for each the share of every artist, (batch, artists). It returns both changed.
+An augmentation takes a batch of crops and the targets to learn from it: (batch, frames, features),
+such as log-mels in decibels, and for each the share of every artist, (batch, artists). It returns
+both changed.
 """
 
 from collections.abc import Callable
@@ -49,13 +50,16 @@ class Mixup:
     share as the powers do (Zhang et al. 2018, arXiv 1710.09412; of sounds, Tokozume et al. 2018,
     arXiv 1711.10282). A voice is learned over more music than its own songs have."""
 
-    concentration: float = 0.3  # of the beta distribution of the shares: few are mixed evenly
+    concentration: float = 0.3  # of the beta distribution of the shares: below 1, few are even
+    decibels: bool = True  # else the crops are what is added: embeddings
 
-    def __call__(self, log_mels: Tensor, targets: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, crops: Tensor, targets: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
         if self.concentration == 0:
-            return log_mels, targets
+            return crops, targets
         share = draw.beta(self.concentration, self.concentration)
-        other = torch.from_numpy(draw.permutation(len(log_mels))).to(log_mels.device)
-        powers = 10 ** (log_mels / 10)
-        mixed = 10 * torch.log10(share * powers + (1 - share) * powers[other])
+        other = torch.from_numpy(draw.permutation(len(crops))).to(crops.device)
+        powers = 10 ** (crops / 10) if self.decibels else crops
+        mixed = share * powers + (1 - share) * powers[other]
+        if self.decibels:
+            mixed = 10 * torch.log10(mixed)
         return mixed, share * targets + (1 - share) * targets[other]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ class ModelCard:
     task: str  # "task1", "task2", "task2_baseline"
     artists: tuple[str, ...]  # in the order of the posteriors
     input: Mapping[str, Any]  # fields of FeatureSettings, MelSettings, or an encoder's Identity
-    network: Mapping[str, Any]  # every width; empty for task 1
-    crop_frames: int  # frames of the input classified at a time; 0 for task 1
+    network: Mapping[str, Any] = field(default_factory=dict)  # every width, of a network
+    crop_frames: int = 0  # frames of the input classified at a time; 0 for task 1
     temperature: float = 1.0  # calibrates the posteriors of songs
     source: str = "mix"  # what of a song the model listens to
     format: int = FORMAT

@@ -25,13 +25,15 @@ from artistid.models.card import ModelCard, read_card
 Weights = dict[str, Tensor]
 
 
-def save_network(path: Path, network: nn.Module, card: ModelCard) -> None:
-    """Write the weights to `path`, and the card to the JSON file beside it."""
+def save_network(path: Path, network: nn.Module, card: ModelCard) -> Path:
+    """Write the weights to `path`, and the card to the JSON file beside it; returns its path."""
     tensors = network.state_dict().items()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
     with replacing(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(weights))  # save_file locks others out
-    write_json(path.with_suffix(".json"), {**card.to_json(), "weights": content_digest(path)})
+    card_file = path.with_suffix(".json")
+    write_json(card_file, {**card.to_json(), "weights": content_digest(path)})
+    return card_file
 
 
 def load_network(path: Path) -> tuple[Weights, ModelCard]:

@@ -163,6 +163,14 @@ def families(n_rows: int, n_columns: int, seed: int) -> list[Family]:
     ]
 
 
+def embedding_families(_n_rows: int, _n_columns: int, _seed: int) -> list[Family]:
+    """What the field puts on the embedding of a voice."""
+    return [
+        _family("LogisticRegression", LogisticRegression(max_iter=500), {"classify__C": [0.1, 1]}),
+        _family("LDA", _lda(), {"classify__shrinkage": ["auto", 0.6]}),
+    ]
+
+
 def _family(name: str, classifier: Any, *grids: Mapping[str, Sequence[Any]]) -> Family:
     pipeline = Pipeline(
         [("scale", StandardScaler()), ("project", "passthrough"), ("classify", classifier)]

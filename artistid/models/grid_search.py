@@ -1,9 +1,9 @@
-"""Task 1's training: a grid search over all classifiers by cross-validation on train."""
+"""How classical classifiers are trained: a grid search by cross-validation on train."""
 
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -19,7 +19,7 @@ from artistid.dataset.corpus import Track
 from artistid.foundation import parallel
 from artistid.foundation.errors import UserError, require_at_least
 from artistid.foundation.parallel import Workers
-from artistid.metrics import Labels, Posteriors, Runs
+from artistid.metrics import CVScores, Labels, Posteriors, Runs
 from artistid.models.card import ModelCard
 from artistid.models.classical import (
     Family,
@@ -28,13 +28,13 @@ from artistid.models.classical import (
     Songs,
     as_songs,
     describe,
-    families,
     save_model,
 )
 
 BATCH_SONGS = 100  # in memory at a time when predicting
 
 Load = Callable[..., NDArray[np.float32]]  # a track's rows: audio.features.SongLoader
+Families = Callable[[int, int, int], Sequence[Family]]  # as classical.families
 
 log = logging.getLogger("artistid")
 
@@ -93,14 +93,7 @@ class Candidate(NamedTuple):
     """A grid point and its scores by cross-validation, over all songs of all folds."""
 
     parameters: Parameters
-    top1: float
-    top3: float
-
-    @property
-    def merit(self) -> float:
-        """What the choice maximises: the mean of top-1 and top-3, which is less noisy on a small
-        corpus than top-1 alone."""
-        return (self.top1 + self.top3) / 2
+    cv: CVScores
 
 
 def cross_validate(
@@ -123,8 +116,7 @@ def cross_validate(
     candidates = []
     for i, parameters in enumerate(family.grid):
         own = np.vstack(held_out[i * len(folds.pairs) : (i + 1) * len(folds.pairs)])
-        top1, top3 = (metrics.top_k(own, true, k) for k in (1, 3))
-        candidates.append(Candidate(parameters, top1, top3))
+        candidates.append(Candidate(parameters, metrics.cv_scores(own, true)))
     return candidates
 
 
@@ -156,16 +148,16 @@ def _at(classifier: SongClassifier, parameters: Parameters) -> SongClassifier:
 
 @dataclass(frozen=True)
 class GridSearch:
-    artists: Sequence[str]
-    input: Any  # the FeatureSettings of the rows
+    card: ModelCard  # of its models, not calibrated yet
+    families: Families
     load: Load
     settings: SearchSettings
     seed: int
     workers: Workers
+    chosen_by = "best by cross-validation"
 
-    @property
-    def card(self) -> ModelCard:
-        return ModelCard("task1", tuple(self.artists), asdict(self.input), {}, 0)
+    def choose(self, trials: Sequence["Trial"]) -> int:
+        return max(range(len(trials)), key=lambda i: trials[i].cv.merit)
 
     def fit(self, train: Sequence[Track], _val: Sequence[Track]) -> list["Trial"]:
         """The best of each family by cross-validation on train, trained on all of train."""
@@ -176,15 +168,15 @@ class GridSearch:
         smallest = min(n_rows[trained].sum() for trained, _ in folds.pairs)
         log.info("top-1 / top-3 by cross-validation on train, %s:", folds.description)
         trials = []
-        for family in families(int(smallest), songs[0].shape[1], self.seed):
+        for family in self.families(int(smallest), songs[0].shape[1], self.seed):
             candidates = cross_validate(family, songs, labels, folds, self.workers)
             for candidate in candidates:
                 words = describe(candidate.parameters)
-                if candidate.top3 == 0:
+                if candidate.cv.top3 == 0:
                     words += "  (cannot be fitted: too few songs, or too much alike)"
-                scores = (candidate.top1, candidate.top3)
+                scores = (candidate.cv.top1, candidate.cv.top3)
                 log.info("  %s: %.3f / %.3f  %s", family.name, *scores, words)
-            best = max(candidates, key=lambda candidate: candidate.merit)
+            best = max(candidates, key=lambda candidate: candidate.cv.merit)
             classifier = _at(family.classifier, best.parameters).fit(songs, labels)
             trials.append(Trial(self, family, best, classifier))
         return trials
@@ -205,7 +197,7 @@ class GridSearch:
         songs = as_songs([self.load(track, per_song) for track in tracks])
         n_rows, n_columns = sum(len(song) for song in songs), songs[0].shape[1]
         log.info("training on %d songs, %d rows x %d columns", len(songs), n_rows, n_columns)
-        return songs, metrics.labels_of([track.artist for track in tracks], self.artists)
+        return songs, metrics.labels_of([track.artist for track in tracks], self.card.artists)
 
 
 class Trial(NamedTuple):
@@ -221,14 +213,17 @@ class Trial(NamedTuple):
         return self.family.name
 
     @property
-    def merit(self) -> float:
-        return self.point.merit
+    def cv(self) -> CVScores:
+        return self.point.cv
+
+    @property
+    def card(self) -> ModelCard:
+        return self.search.card
 
     @property
     def summary(self) -> dict[str, str]:
         return {
-            "CV top-1": f"{self.point.top1:.3f}",
-            "CV top-3": f"{self.point.top3:.3f}",
+            **self.cv.summary,
             "settings": describe(self.point.parameters),
         }
 
@@ -236,7 +231,7 @@ class Trial(NamedTuple):
     def details(self) -> dict[str, Any]:
         return {
             "settings": describe(self.point.parameters),
-            "cv": {"top1": self.point.top1, "top3": self.point.top3},
+            "cv": self.cv._asdict(),
         }
 
     def posteriors(self, tracks: Sequence[Track]) -> Runs:
@@ -249,5 +244,7 @@ class Trial(NamedTuple):
             )
         return np.vstack(parts)[np.newaxis]
 
-    def save(self, path: Path, card: ModelCard) -> None:
-        save_model(path.with_suffix(".skops"), self.classifier, card)
+    def save(self, path: Path, card: ModelCard) -> set[Path]:
+        file = path.with_suffix(".skops")
+        save_model(file, self.classifier, card)
+        return {file}

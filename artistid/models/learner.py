@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from artistid import metrics
 from artistid.dataset.corpus import Corpus, Track
-from artistid.metrics import Runs
+from artistid.metrics import CVScores, Runs
 from artistid.models.card import ModelCard
 from artistid.models.checkpoint import TrainingCheckpoint, corpus_digest, save_network
 from artistid.models.crops import MappedSongs, frames_of, open_songs
@@ -38,6 +39,10 @@ class NetworkLearner:
     seed: int
     devices: Devices
     folder: Path  # for checkpoints
+    chosen_by = "the only one"
+
+    def choose(self, _models: Sequence["TrainedNetworks"]) -> int:
+        return 0
 
     @cached_property
     def card(self) -> ModelCard:
@@ -67,6 +72,21 @@ class NetworkLearner:
     def refit(self, best: "TrainedNetworks", tracks: Sequence[Track]) -> "TrainedNetworks":
         settings = replace(self.settings, epochs=best.trainers[0].epochs)
         return self._trained(tracks, None, "resume_refit", settings)
+
+    def cross_validated(
+        self,
+        tracks: Sequence[Track],
+        folds: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    ) -> CVScores:
+        """Scores on songs that were not trained on; `folds` are of the `tracks`' indices."""
+        posteriors, labels = [], []
+        for number, (trained, scored) in enumerate(folds, start=1):
+            log.info("cross-validation, fold %d of %d", number, len(folds))
+            known, unknown = ([tracks[i] for i in own] for own in (trained, scored))
+            fitted = self._trained(known, None, f"resume_fold_{number}", self.settings)
+            posteriors.append(fitted.posteriors(unknown).mean(axis=0))
+            labels.append(self.examples(unknown).labels)
+        return metrics.cv_scores(np.vstack(posteriors), np.concatenate(labels))
 
     def clean_up(self) -> None:
         """Delete all checkpoints, once the results are written."""
@@ -130,7 +150,11 @@ class TrainedNetworks:
 
     learner: NetworkLearner
     trainers: Sequence[Trainer]
-    merit: float = 0.0  # it is the only candidate
+    cv: CVScores | None = None  # where it was cross-validated
+
+    @property
+    def card(self) -> ModelCard:
+        return self.learner.card
 
     @property
     def name(self) -> str:
@@ -139,7 +163,8 @@ class TrainedNetworks:
     @property
     def summary(self) -> dict[str, str]:
         kept = ", ".join(str(trainer.kept_epoch + 1) for trainer in self.trainers)
-        return {"kept": f"epoch {kept} of {self.trainers[0].epochs}"}
+        scores = self.cv.summary if self.cv else {}
+        return {**scores, "kept": f"epoch {kept} of {self.trainers[0].epochs}"}
 
     @property
     def details(self) -> dict[str, Any]:
@@ -149,13 +174,15 @@ class TrainedNetworks:
             for trainer in self.trainers
         ]
         further = {"further_seeds": runs[1:]} if len(runs) > 1 else {}
-        return {**runs[0], **further, "device": str(self.learner.devices)}
+        scores = {"cv": self.cv._asdict()} if self.cv else {}
+        return {**runs[0], **further, **scores, "device": str(self.learner.devices)}
 
     def posteriors(self, tracks: Sequence[Track]) -> Runs:
         """(seeds, tracks, artists)"""
         songs = self.learner.songs(tracks)
         return np.stack([trainer.posteriors(songs) for trainer in self.trainers])
 
-    def save(self, path: Path, card: ModelCard) -> None:
+    def save(self, path: Path, card: ModelCard) -> set[Path]:
         network = joined([trainer.network for trainer in self.trainers])
-        save_network(path.with_suffix(".safetensors"), network, card)
+        weights = path.with_suffix(".safetensors")
+        return {weights, save_network(weights, network, card)}

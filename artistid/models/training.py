@@ -31,8 +31,6 @@ from artistid.models.devices import DeviceName, Devices, Precision
 
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
 WARM_UP = 0.3  # share of the steps during which the learning rate rises
-ENOUGH_HOURS = 100  # of audio heard over all epochs
-EPOCHS_RANGE = (20, 50)  # quoted in the help of --epochs
 
 Merits = NDArray[np.float64]  # (epochs, val songs): mean of top-1 and top-3, so 0, 0.5 or 1
 
@@ -43,10 +41,10 @@ log = logging.getLogger("artistid")
 class TrainingSettings:
     """Training."""
 
-    epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 20 to 50)")] = (
-        None
-    )
-    """Training epochs; by default fewer on larger corpora."""
+    epochs: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: fewer on larger corpora)")
+    ] = None
+    """Training epochs."""
     batch_size: int = 32
     """Crops per step, over all processes."""
     lr: float = 3e-3
@@ -85,11 +83,18 @@ class Method:
     """What a task trains, and on what."""
 
     network: Callable[[Any], nn.Module]
-    widths: Any  # a frozen dataclass, the argument of `network`
+    widths: Any  # a frozen dataclass with `n_artists`, the argument of `network`
     array: str  # of a cache entry: the network's input
     input: Any  # a frozen dataclass, the settings that made the array
     frames_per_second: float
     augmentations: tuple[Augmentation, ...] = ()
+    enough_hours: float = 100  # of audio heard over all epochs
+    epochs_range: tuple[int, int] = (20, 50)
+
+    def epochs_for(self, seconds: float) -> int:
+        """Epochs of so many seconds of audio each that make up `enough_hours`, within
+        `epochs_range`."""
+        return int(np.clip(round(3600 * self.enough_hours / seconds), *self.epochs_range))
 
 
 @dataclass(frozen=True)
@@ -135,10 +140,10 @@ class Trainer:
         network = initialised(method.network, method.widths, seed, devices)
         self.network = network.to(device=devices.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.n_artists = int(train.labels.max()) + 1
+        self.n_artists = method.widths.n_artists
         self.n_crops = n_per_epoch(train.songs.lengths, crop_frames)
         self.crop_s = crop_frames / method.frames_per_second
-        self.epochs = settings.epochs or epochs_for(self.n_crops * self.crop_s)
+        self.epochs = settings.epochs or method.epochs_for(self.n_crops * self.crop_s)
         self.history: list[Epoch] = []
         self._forecast: _Forecast | None = None
         self._kept = _copied(network)
@@ -347,11 +352,6 @@ def kept_epoch_of(merits: Merits) -> int:
     behind = merits[best_epoch_of(merits)] - merits
     error = np.sqrt(behind.var(axis=1) / max(merits.shape[1] - 1, 1))
     return int(np.flatnonzero(behind.mean(axis=1) <= error + 1e-9)[-1])
-
-
-def epochs_for(seconds: float) -> int:
-    """Epochs of so many seconds each that make up ENOUGH_HOURS, within EPOCHS_RANGE."""
-    return int(np.clip(round(3600 * ENOUGH_HOURS / seconds), *EPOCHS_RANGE))
 
 
 class _Forecast:

@@ -21,7 +21,7 @@ PAGE = "index.html"
 TASKS = {  # title and method; braces refer to the metrics
     "task1": ("Task 1", "{best_model} on MFCC, chroma and spectral statistics"),
     "task2": ("Task 2", "CNN on log-mel spectrograms"),
-    "task2_baseline": ("Baseline", "MLP on {encoder[name]} embeddings"),
+    "task2_baseline": ("Baseline", "{best_model} on {encoder[name]} embeddings"),
 }
 SPLITS = ("val", "test")
 MEASURES = {"top1": "Top-1", "top3": "Top-3", "macro_f1": "Macro-F1"}
@@ -153,7 +153,12 @@ def refresh(folder: Path) -> None:
 def _read(path: Path, task: str) -> Result:
     metrics = json.loads(path.read_text(encoding="utf-8"))
     title, method = TASKS[task]
+    models = {
+        name: f"{own['val']['top1']:.3f} / {own['val']['top3']:.3f}"
+        for name, own in metrics.get("models", {}).items()
+    }
     details = {
+        "Top-1 / top-3 on val": models,
         "Settings": metrics["settings"],
         "Versions": {"git commit": metrics["git_commit"], **metrics["versions"]},
         "Wall time (s)": metrics["seconds"],

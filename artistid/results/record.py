@@ -85,6 +85,11 @@ class Record:
     extra: Mapping[str, Any]  # what only this task knows, for the metrics
     seconds: Mapping[str, float]  # wall time by stage
 
+    @property
+    def by_epochs(self) -> Candidate:
+        """The candidate that was trained by epochs, in a task that has one."""
+        return next(candidate for candidate in self.candidates if "curves" in candidate.details)
+
 
 def provenance() -> Provenance:
     """Versions of the packages in use, and the commit of the code."""
@@ -150,11 +155,13 @@ class _Figure(NamedTuple):
 def _figures(record: Record) -> list[_Figure]:
     drawn = []
     if record.task.curves:
-        name, details = record.best.name, record.best.details
+        name, details = record.by_epochs.name, record.by_epochs.details
         further = [run["curves"] for run in details.get("further_seeds", ())]
         png = figures.curves_png(details["curves"], details["kept_epoch"] - 1, name, further)
         drawn.append(_Figure(record.task.curves, name, "training curves", png))
     for candidate in record.candidates:
+        if candidate != record.best and "{model}" not in record.task.confusion:
+            continue
         name, val = candidate.name, candidate.val
         assert val.scores is not None
         assert val.confusion is not None
@@ -183,14 +190,16 @@ def _metrics(record: Record, shown: list[dict[str, str]], folder: Path) -> dict[
                 }
                 for track, top in zip(record.tracks[split], evaluation.top, strict=True)
             ]
-    details = record.best.details
+    details = dict(record.by_epochs.details) if record.task.curves else {}
     if len(record.candidates) > 1:
-        details = {
-            "models": {
-                candidate.name: {**candidate.details, "val": asdict(candidate.val.scores)}
-                for candidate in record.candidates
-                if candidate.val.scores
+        details.pop("cv", None)
+        details["models"] = {
+            candidate.name: {
+                **{k: v for k, v in candidate.details.items() if k not in details},
+                "val": asdict(candidate.val.scores),
             }
+            for candidate in record.candidates
+            if candidate.val.scores
         }
     return {
         "task": record.task.name,
