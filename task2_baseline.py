@@ -11,7 +11,7 @@ from artistid import cli, experiment
 from artistid.dataset.library import LibrarySettings
 from artistid.encoders import registry
 from artistid.encoders.base import EMBEDDINGS
-from artistid.encoders.registry import EncoderSettings
+from artistid.encoders.registry import AnyEncoder, EncoderSettings
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
 from artistid.models.augmentation import Mixup
@@ -41,6 +41,19 @@ class Settings:
     workers: Workers = Workers()
 
 
+def mlp_on(encoder: AnyEncoder, n_artists: int, mixup: float) -> Method:
+    return Method(
+        EmbeddingMLP,
+        EmbeddingMLPSettings(n_artists, encoder.dim),
+        EMBEDDINGS,
+        encoder.identity,
+        frames_per_second=1 / encoder.grid.hop_s,
+        augmentations=(Mixup(mixup, decibels=False),),
+        enough_hours=1000,  # it takes seconds
+        epochs_range=(20, 100),
+    )
+
+
 def main(settings: Settings) -> None:
     data, training, workers = settings.data, settings.training, settings.workers
     with (
@@ -50,16 +63,7 @@ def main(settings: Settings) -> None:
         encoder = registry.find(settings.encoder, compute.device, compute.precision)
         with compute.main_first():
             songs = experiment.extracted(run, encoder.recipe)
-        method = Method(
-            EmbeddingMLP,
-            EmbeddingMLPSettings(len(songs.corpus.artists), encoder.dim),
-            EMBEDDINGS,
-            encoder.identity,
-            frames_per_second=1 / encoder.grid.hop_s,
-            augmentations=(Mixup(settings.head.mixup, decibels=False),),
-            enough_hours=1000,
-            epochs_range=(20, 100),
-        )
+        method = mlp_on(encoder, len(songs.corpus.artists), settings.head.mixup)
         mlp = NetworkLearner(
             TASK.name,
             method,

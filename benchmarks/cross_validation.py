@@ -7,7 +7,7 @@
 Test is not used. Folds are of whole albums where every artist has two or more, as in task 1;
 `--folds-of songs` puts songs of one album into training and validation, which shows how much a
 model knows of albums. Models are the families of task 1, each at the best point of its grid, the
-two sizes of task 2's network, and the MLP on musicnn of its baseline.
+two sizes of task 2's network, and the MLP of its baseline, on musicnn and GE2E.
 """
 
 import sys
@@ -30,8 +30,7 @@ from artistid.audio import melspec, source
 from artistid.audio.features import FeatureSettings, song_features
 from artistid.dataset.corpus import Track
 from artistid.dataset.read import read_corpus
-from artistid.encoders import musicnn
-from artistid.encoders.base import EMBEDDINGS
+from artistid.encoders import musicnn, registry
 from artistid.foundation import progress
 from artistid.foundation.parallel import Workers
 from artistid.metrics import Labels, Runs
@@ -39,16 +38,12 @@ from artistid.models.classical import SongClassifier, as_songs, families
 from artistid.models.crops import ResidentSongs, frames_of
 from artistid.models.devices import Devices
 from artistid.models.grid_search import Candidate, Folds, cross_validate, make_folds
-from artistid.models.networks import (
-    EmbeddingMLP,
-    EmbeddingMLPSettings,
-    MelCNN,
-    Size,
-    mel_cnn_of,
-)
+from artistid.models.networks import MelCNN, Size, mel_cnn_of
 from artistid.models.training import Examples, Method, Trainer, TrainingSettings
 from benchmarks import measured
 from benchmarks.measured import GAMEMUSIC, Measured, brief
+
+ENCODERS_HZ = musicnn.SAMPLE_RATE  # and GE2E's
 
 Arrays = Sequence[NDArray[Any]]  # one (rows, columns) array per song
 FoldsOf = Literal["albums", "songs"]
@@ -115,13 +110,19 @@ def log_mels(tracks: tuple[Track, ...]) -> Arrays:
 
 @memoised
 def embeddings(tracks: tuple[Track, ...], wrong_by: float = 1.0) -> Arrays:
-    """musicnn's, of audio at 1 / `wrong_by` of the sample rate that musicnn expects."""
-    encoder = musicnn.find(None, 0, torch.device("cpu"), "fp32")
-    rate = round(encoder.sample_rate / wrong_by)
-    return [
-        encoder.song_embeddings(source.load(track.path, rate).samples)
-        for track in progress.bar(tracks, desc="musicnn", unit="song", leave=False)
-    ]
+    """Of the encoders that need no download; they take audio of 16 kHz / `wrong_by` for 16 kHz."""
+    encoder = without_download()
+    found = []
+    for track in progress.bar(tracks, desc=encoder.name, unit="song", leave=False):
+        audio = source.load(track.path, round(ENCODERS_HZ / wrong_by))
+        found.append(encoder.embeddings(replace(audio, sample_rate=ENCODERS_HZ)))
+    return found
+
+
+@memoised
+def without_download() -> registry.AnyEncoder:
+    settings = registry.EncoderSettings(registry.WITHOUT_DOWNLOAD)
+    return registry.find(settings, torch.device("cpu"), "fp32")
 
 
 # --- scores for each draw of the folds ---------------------------------------------------------
@@ -189,11 +190,11 @@ def by_cnn(
 def by_mlp(
     embeddings: Arrays, labels: Labels, draws: Sequence[Folds], epochs: int | None = None
 ) -> list[Candidate]:
-    """The MLP of task 2's baseline, on musicnn."""
-    settings = replace(task2_baseline.Settings().training, epochs=epochs)
-    widths = EmbeddingMLPSettings(int(labels.max()) + 1, musicnn.POOLED)
-    per_second = musicnn.SAMPLE_RATE / musicnn.PATCH_SAMPLES
-    method = Method(EmbeddingMLP, widths, EMBEDDINGS, None, per_second)
+    """The MLP of task 2's baseline."""
+    defaults = task2_baseline.Settings()
+    settings = replace(defaults.training, epochs=epochs)
+    n_artists = int(labels.max()) + 1
+    method = task2_baseline.mlp_on(without_download(), n_artists, defaults.head.mixup)
     return by_network(method, settings, embeddings, labels, draws)
 
 

@@ -16,7 +16,6 @@ import benchmarks.__main__ as runner
 from artistid.audio.features import frame_features
 from artistid.dataset.corpus import Track
 from artistid.dataset.read import read_corpus
-from artistid.encoders import musicnn
 from artistid.metrics import labels_of
 from artistid.models.classical import SongClassifier
 from benchmarks import cross_validation, features, growth, measured, mistakes, musicfm, tasks
@@ -200,9 +199,7 @@ def test_models_learn_what_can_be_learnt(rng: Generator) -> None:
     draws = cross_validation.draw_folds(
         [Track(Path(), str(i), "train", f"{i % 2}") for i in range(12)], 5, 1
     )
-    rows = [
-        (label + rng.normal(0, 0.1, (4, musicnn.POOLED))).astype(np.float32) for label in labels
-    ]
+    rows = [(label + rng.normal(0, 0.1, (4, 1506 + 256))).astype(np.float32) for label in labels]
     far = [100 + song[:, :8] for song in rows]
     by_svm = partial(cross_validation.by_family, "SVM", far, labels, draws)
     for found in (cross_validation.by_mlp(rows, labels, draws), by_svm(SongClassifier)):

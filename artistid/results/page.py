@@ -180,7 +180,8 @@ def _read(path: Path, task: str) -> Result:
                 caption=f"{figure['model']}, {figure['shows']}",
                 url=_data_url(path.parent / figure["file"]),
                 is_curves="curves" in figure["shows"],
-                is_final=metrics.get("best_model") in (None, figure["model"]),
+                is_final="curves" in figure["shows"]
+                or metrics.get("best_model") in (None, figure["model"]),
             )
             for figure in metrics["figures"]
         ],
