@@ -127,8 +127,9 @@ def test_killed_before_any_rename_the_next_run_ends_as_usual(
     n_renames: int,
     options: tuple[object, ...],
 ) -> None:
-    families = task1.families
+    families, heads = task1.families, task2_baseline.embedding_families
     monkeypatch.setattr(task1, "families", lambda *sizes: families(*sizes)[::3])  # two
+    monkeypatch.setattr(task2_baseline, "embedding_families", lambda *sizes: heads(*sizes)[:1])
     monkeypatch.setattr(figures, "_png", lambda *_: PNG_END)
     metrics, predictions = f"metrics_{task}.json", f"pred_{task}.json"
     exact = [predictions, MODELS[task]]

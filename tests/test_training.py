@@ -394,7 +394,7 @@ def crops_of(batch: Crops) -> list[tuple[int, int]]:
 class PlainNetwork(nn.Sequential):
     """Without batch normalisation, whose statistics are those of each process's own crops."""
 
-    def __init__(self, _: None) -> None:
+    def __init__(self, _: MelCNNSettings) -> None:
         super().__init__(nn.Flatten(), nn.Linear(N_FRAMES * N_MELS, 8), nn.Tanh(), nn.Linear(8, 4))
 
 
@@ -402,7 +402,7 @@ def steps(compute: Devices) -> dict[str, Any]:
     """Two steps on the same crops, whatever the number of processes, and what came of them."""
     even = examples(8, 3)
     even.songs.lengths = np.full(8, 18)  # 12 crops: two batches of 6
-    plain = Method(PlainNetwork, None, "log_mel", None, 62.5)
+    plain = Method(PlainNetwork, WIDTHS, "log_mel", None, 62.5)
     trainer = Trainer(plain, even, N_FRAMES, SETTINGS, 0, compute)
     gradients: list[Tensor] = []
     trainer._optimizer.register_step_pre_hook(
