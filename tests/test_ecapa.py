@@ -1,5 +1,6 @@
 """ECAPA-TDNN against SpeechBrain's code, whose outputs for a small checkpoint are in tests/data."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import torch
 from conftest import PROJECT
 from numpy.random import Generator
+from test_musicfm import Payload
 from torch import Tensor
 
 from artistid.encoders import ecapa
 from artistid.foundation.errors import UserError
+from musicfm import hub
 
 DATA = PROJECT / "tests" / "data"
 CHECKPOINT = DATA / "tiny_ecapa.ckpt"
@@ -60,3 +63,44 @@ def test_every_tensor_of_a_checkpoint_is_used(network: ecapa.ECAPA, tmp_path: Pa
         torch.save(damaged, tmp_path / "damaged.ckpt")
         with pytest.raises(UserError, match=r"damaged\.ckpt: weights of another model"):
             ecapa.load_checkpoint(tmp_path / "damaged.ckpt")
+
+
+@pytest.mark.parametrize("content", [CHECKPOINT.read_bytes()[:-100_000], b"text", b""])
+def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "damaged.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged\.ckpt: truncated, or not a checkpoint"):
+        ecapa.load_checkpoint(path)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"fc.conv.bias": Payload(tmp_path / "trace")}, tmp_path / "w.ckpt")
+    with pytest.raises(UserError, match=r"w\.ckpt: refused, because loading it could run code"):
+        ecapa.load_checkpoint(tmp_path / "w.ckpt")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_as_an_encoder_it_embeds_every_5_s(
+    network: ecapa.ECAPA, rng: Generator, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "artistid")
+    encoder = ecapa.find(CHECKPOINT, 0, torch.device("cpu"), precision)
+    assert "tiny_ecapa.ckpt is not the published checkpoint; used as it is" in caplog.text
+    song = noise(rng, 12 * ecapa.SAMPLE_RATE)
+    found = encoder.song_embeddings(song.numpy())
+    excerpts = torch.stack([song[:80_000], song[80_000:160_000], song[-80_000:]])
+    expected = network.embed(excerpts).numpy()
+    assert found.shape == (3, encoder.dim)
+    tolerance = 1e-5 if precision == "fp32" else 0.05
+    assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
+
+
+def test_the_published_file_is_found_where_a_download_puts_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hub, "cached", lambda _: None)
+    monkeypatch.setattr(ecapa, "FOLDER", tmp_path)
+    assert ecapa.at_hand() is None
+    (tmp_path / "embedding_model.ckpt").touch()
+    assert ecapa.at_hand() == tmp_path / "embedding_model.ckpt"

@@ -299,7 +299,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: refused, because loading it could run code; {HOW_TO_GET}"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except Exception as error:  # torch raises many kinds for damaged files
         reason = first_line(error)
         raise UserError(
             f"{path}: truncated, or not a checkpoint ({reason}); {HOW_TO_GET}"
