@@ -108,7 +108,7 @@ def test_the_other_heads_are_scored_beside_the_mlp(outcome: Outcome, tmp_path: P
     for name, model in metrics["models"].items():
         assert model["val"]["n"] == 8
         assert ("cv" in model) == (name != "EmbeddingMLP")
-    assert "--head mlp, and so the one that predicts: EmbeddingMLP" in screen
+    assert "chosen by --head mlp, and so the one that predicts: EmbeddingMLP" in screen
     page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
     assert "LogisticRegression" in page
 

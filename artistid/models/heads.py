@@ -58,7 +58,7 @@ class HeadLearner:
 
     @property
     def chosen_by(self) -> str:
-        return self.others.chosen_by if self.head == "auto" else f"--head {self.head}"
+        return self.others.chosen_by if self.head == "auto" else f"chosen by --head {self.head}"
 
     def choose(self, models: Sequence[TrainedNetworks | Trial]) -> int:
         names = [model.name for model in models]
