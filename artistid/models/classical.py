@@ -167,7 +167,7 @@ def embedding_families(_n_rows: int, _n_columns: int, _seed: int) -> list[Family
     """What the field puts on the embedding of a voice."""
     return [
         _family("LogisticRegression", LogisticRegression(max_iter=500), {"classify__C": [0.1, 1]}),
-        _family("LDA", _lda(), {"classify__shrinkage": ["auto", 0.6]}),
+        _family("LDA", _lda(), {"classify__shrinkage": ["auto"]}),
     ]
 
 
