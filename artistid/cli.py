@@ -25,6 +25,10 @@ from artistid.foundation.files import checkout
 
 HOME = checkout() or Path()  # of hw1/ and cache/: the checkout, else the working directory
 
+# Before torch is loaded: OpenMP's threads sleep while they wait for each other. Spinning, they are
+# no faster on two free cores, and five times slower where another program needs one of them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 Settings = TypeVar("Settings")
 
 
