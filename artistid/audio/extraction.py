@@ -156,10 +156,8 @@ def _extract_one(job: _Job, recipe: Recipe) -> _Outcome:
         if recipe.parts:
             entries = zip(recipe.parts, job.parts, strict=True)
             parts = [_part(part, entry, song) for part, entry in entries]
-            made, note = (
-                recipe.compute([arrays for arrays, _ in parts], recipe.settings),
-                parts[0][1],
-            )
+            made = recipe.compute([arrays for arrays, _ in parts], recipe.settings)
+            note = parts[0][1]
         else:
             made, note = song.arrays(recipe), song.audio.note
     except AudioError as error:

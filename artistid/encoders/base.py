@@ -1,5 +1,6 @@
 """The interface of the pretrained encoders: excerpts of audio in, one embedding each out."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from artistid.audio.extraction import Recipe
 from artistid.audio.source import at_rate, require_frame
 from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Place
-from musicfm.hub import HubFile
+from musicfm.hub import HubFile, sha256
 
 EMBEDDINGS = "embeddings"  # the array's name in a cache entry
 VERSION = 1  # part of every cache key; raise it when embeddings change
+
+log = logging.getLogger("artistid")
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,17 @@ class Download:
     files: Sequence[HubFile]
     at_hand: Callable[[], bool]
     fetch: Callable[[], Sequence[Path]]  # raises hub.DownloadError
+
+
+def shipped(name: str, file: Path, sample_rate: int, weights: Path | None) -> Identity:
+    """Of an encoder whose weights, in float32, are part of the project; says so in the log.
+
+    Raises UserError if other `weights` are given."""
+    if weights is not None:
+        raise UserError(f"--weights: {name} has its own; they cannot be replaced")
+    digest = sha256(file)
+    log.info("encoder: %s; weights %s, SHA-256 %s", name, file.name, digest)
+    return Identity(name, digest, stats="", layer=0, precision="fp32", sample_rate=sample_rate)
 
 
 _LOADING = Lock()  # when several threads need a network, one loads it

@@ -5,8 +5,6 @@ trained by Resemble AI for Resemblyzer 0.1.4. The weights are part of the projec
 says how they were converted.
 """
 
-import hashlib
-import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,8 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from artistid.audio.melspec import power_spectrum
-from artistid.encoders.base import Encoder, Entry, Frozen, Identity
-from artistid.foundation.errors import UserError
+from artistid.encoders.base import Encoder, Entry, Frozen, shipped
 
 WEIGHTS = Path(__file__).parent / "data" / "ge2e.safetensors"
 SAMPLE_RATE = 16_000  # Hz
@@ -32,8 +29,6 @@ WINDOW_FRAMES, WINDOW_HOP = 160, 80  # embedded at a time: 1.6 s, every 0.8 s
 QUIETEST_DBFS = -30.0
 DIM = 256
 CPU_BATCH, GPU_BATCH = 32, 1024
-
-log = logging.getLogger("artistid")
 
 
 @dataclass(frozen=True)
@@ -59,13 +54,7 @@ class GE2EEncoder(Encoder):
 
 def find(weights: Path | None, _layer: int, device: torch.device, _precision: str) -> Encoder:
     """GE2E with its own weights, in float32. Raises UserError if other `weights` are given."""
-    if weights is not None:
-        raise UserError("--weights: ge2e has its own; they cannot be replaced")
-    digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
-    log.info("encoder: ge2e; weights %s, SHA-256 %s", WEIGHTS.name, digest)
-    identity = Identity(
-        "ge2e", digest, stats="", layer=0, precision="fp32", sample_rate=SAMPLE_RATE
-    )
+    identity = shipped("ge2e", WEIGHTS, SAMPLE_RATE, weights)
     if device.type == "cpu":
         return GE2EEncoder(identity, device, DIM, CPU_BATCH, "processes")
     return GE2EEncoder(identity, device, DIM, GPU_BATCH, "threads")

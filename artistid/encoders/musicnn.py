@@ -5,8 +5,6 @@ Pons and Serra, "musicnn: pre-trained convolutional neural networks for music au
 the project; data/README.md says how they were converted.
 """
 
-import hashlib
-import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,8 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from artistid.audio.melspec import power_spectrum
-from artistid.encoders.base import Encoder, Entry, Frozen, Identity
-from artistid.foundation.errors import UserError
+from artistid.encoders.base import Encoder, Entry, Frozen, shipped
 
 WEIGHTS = Path(__file__).parent / "data" / "msd_musicnn.safetensors"
 SAMPLE_RATE = 16_000  # Hz
@@ -36,8 +33,6 @@ TEMPORAL = (128, 64, 32)  # frames of the kernels that span one mel band; 51 eac
 FRONT, MID = 2 * 204 + 3 * 51, 64  # channels
 POOLED = 2 * (FRONT + 3 * MID)  # maximum and mean of each channel
 PENULTIMATE = 200
-
-log = logging.getLogger("artistid")
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,7 @@ class MusiCNNEncoder(Encoder):
 
 def find(weights: Path | None, _layer: int, device: torch.device, _precision: str) -> Encoder:
     """musicnn with its own weights, in float32. Raises UserError if other `weights` are given."""
-    if weights is not None:
-        raise UserError("--weights: musicnn has its own; they cannot be replaced")
-    digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
-    log.info("encoder: musicnn; weights %s, SHA-256 %s", WEIGHTS.name, digest)
-    identity = Identity(
-        "musicnn", digest, stats="", layer=0, precision="fp32", sample_rate=SAMPLE_RATE
-    )
+    identity = shipped("musicnn", WEIGHTS, SAMPLE_RATE, weights)
     if device.type == "cpu":
         return MusiCNNEncoder(identity, device, POOLED, CPU_BATCH, "processes")
     return MusiCNNEncoder(identity, device, POOLED, GPU_BATCH, "threads")
