@@ -8,13 +8,16 @@ BIN := .venv/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist
 
+# modules are compiled when first imported, not all of them when installed
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test slow lint
 .DELETE_ON_ERROR:
 
 demo: .venv/run
 	$(BIN)/python task1.py --data hw1/demo
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task1.json
-	$(BIN)/python task2.py --data hw1/demo
+	$(BIN)/python task2.py --data hw1/demo --crop-seconds 3 --epochs 20
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2.json
 	$(BIN)/python task2_baseline.py --data hw1/demo
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2_baseline.json
