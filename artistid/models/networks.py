@@ -64,12 +64,13 @@ class MelCNN(nn.Module):
 
 
 def _block(n_in: int, n_out: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> nn.Sequential:
-    layers = [
+    layers: list[nn.Module] = [
         nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(n_out),
-        nn.ReLU(inplace=True),
     ]
-    return nn.Sequential(*layers, *([nn.MaxPool2d(pool, ceil_mode=True)] if pool > 1 else []))
+    if pool > 1:  # before the rectifier: the same values in less time
+        layers.append(nn.MaxPool2d(pool, ceil_mode=True))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
 def _temporal_block(n_in: int, n_out: int) -> nn.Sequential:
