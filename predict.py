@@ -7,12 +7,13 @@ import sys
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from artistid import cli, inference
+from artistid.audio.cache import DEFAULT_CACHE
 from artistid.audio.decode import AudioError
 from artistid.dataset.finding import find_songs
 from artistid.foundation import progress
@@ -20,6 +21,7 @@ from artistid.foundation.errors import UserError, printable
 from artistid.foundation.files import write_all
 from artistid.models.devices import DeviceName
 from artistid.results import figures, predictions
+from artistid.vocals.voice import Separated, Stems
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,23 @@ class Settings:
     """Draw each song over time: the posterior of every excerpt."""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("result/timeline")
     """Folder for the figures of --timeline."""
+    source: Annotated[
+        Literal["trained", "mix", "vocals", "both"], arg(help_behavior_hint="(default: trained)")
+    ] = "trained"
+    """What is heard of a song: what the model was trained on; of one that was trained on both, also
+    the mix or the vocals alone."""
+    vocals: Annotated[
+        Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: HTDemucs separates them)")
+    ] = None
+    """Vocals that are there already, under the names of the songs, or as Demucs writes them."""
+    separator: Annotated[
+        Path | None, arg(metavar="FILE", help_behavior_hint="(default: downloaded when needed)")
+    ] = None
+    """Weights of HTDemucs."""
+    cache: Annotated[
+        Path, arg(metavar="FOLDER", help_behavior_hint="(default: cache/ of the project)")
+    ] = DEFAULT_CACHE
+    """Folder for vocals that are separated."""
     weights: Annotated[
         Path | None, arg(metavar="FILE", help_behavior_hint="(default: as for task2_baseline.py)")
     ] = None
@@ -59,7 +78,15 @@ def main(settings: Settings) -> None:
     songs = find_songs(settings.songs)
     path = settings.model or inference.newest_model(Path("result"), Path("result/demo"))
     width = max(len(printable(song.name)) for song in songs)
-    predictor = inference.load_model(path, settings.weights, settings.device)
+    voice = (
+        Stems.find(songs, settings.vocals)
+        if settings.vocals
+        else Separated(settings.cache, settings.separator)
+    )
+    source = None if settings.source == "trained" else settings.source
+    predictor = inference.load_model(path, settings.weights, settings.device, source, voice)
+    if (settings.vocals or settings.separator) and predictor.source == "mix":
+        raise UserError("--vocals and --separator: of no use, only the mix is heard")
     if not settings.quiet:
         print(f"model: {path}, {len(predictor.artists)} artists", file=sys.stderr)
     ranked: dict[Path, predictions.Ranked] = {}

@@ -15,6 +15,7 @@ from artistid.models.card import ModelCard
 from artistid.models.classical import families
 from artistid.models.grid_search import GridSearch, SearchSettings
 from artistid.results.record import Task
+from artistid.vocals.heard import SourceSettings
 
 TASK = Task("task1", log="log.txt", confusion="{model}_confusion_matrix.png")
 
@@ -22,18 +23,21 @@ TASK = Task("task1", log="log.txt", confusion="{model}_confusion_matrix.png")
 @dataclass(frozen=True)
 class Settings:
     data: cli.DataSettings = cli.DataSettings()
+    source: SourceSettings = SourceSettings()
     search: SearchSettings = SearchSettings()
     library: LibrarySettings = LibrarySettings()
     workers: Workers = Workers()
 
 
 def main(settings: Settings) -> None:
-    data, search, workers = settings.data, settings.search, settings.workers
-    with experiment.started(TASK, settings, data, settings.library, workers) as run:
+    data, source, search = settings.data, settings.source, settings.search
+    library, workers = settings.library, settings.workers
+    with experiment.started(TASK, settings, data, source, library, workers) as run:
         features = FeatureSettings(excerpt_s=search.excerpt_seconds)
         songs = experiment.extracted(run, recipe(features))
         load = SongLoader(songs.entries)
-        card = ModelCard(TASK.name, tuple(songs.corpus.artists), asdict(features))
+        artists = tuple(songs.corpus.artists)
+        card = ModelCard(TASK.name, artists, asdict(features), source=source.source)
         learner = GridSearch(card, families, load, search, data.seed, workers)
         experiment.train_and_report(run, songs, learner, search.refit)
 

@@ -6,7 +6,7 @@ crops that cover it. For several GPUs or machines: torchrun task2.py.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from artistid import cli, experiment
@@ -15,11 +15,12 @@ from artistid.dataset.library import LibrarySettings
 from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
-from artistid.models.augmentation import Augmentation, Mixup, SpecAugment
+from artistid.models.augmentation import DrawSource, Mixup, SpecAugment
 from artistid.models.learner import NetworkLearner
 from artistid.models.networks import MelCNN, Size, mel_cnn_of
 from artistid.models.training import Method, TrainingSettings
 from artistid.results.record import Task
+from artistid.vocals.heard import Source, SourceSettings
 
 TASK = Task(
     "task2",
@@ -45,10 +46,6 @@ class NetworkSettings:
     def __post_init__(self) -> None:
         require_at_least(self, masks=0, mixup=0)
 
-    @property
-    def augmentations(self) -> tuple[Augmentation, ...]:
-        return SpecAugment(self.masks), Mixup(self.mixup)
-
     def chosen(self, has_gpu: bool) -> Size:
         usual: Size = "large" if has_gpu else "small"
         size = usual if self.size == "auto" else self.size
@@ -59,35 +56,54 @@ class NetworkSettings:
 @dataclass(frozen=True)
 class Settings:
     data: cli.DataSettings = cli.DataSettings()
+    source: SourceSettings = SourceSettings()
     network: NetworkSettings = NetworkSettings()
     training: TrainingSettings = TrainingSettings(batch_size=16, crop_seconds=7.5)
     library: LibrarySettings = LibrarySettings()
     workers: Workers = Workers()
 
 
+def cnn_on(
+    mel: melspec.MelSettings, n_artists: int, network: NetworkSettings, size: Size, source: Source
+) -> Method:
+    method = Method(
+        MelCNN,
+        mel_cnn_of(size, n_artists, mel.n_mels),
+        melspec.LOG_MEL,
+        mel,
+        frames_per_second=mel.frames_per_second,
+        augmentations=(SpecAugment(network.masks), Mixup(network.mixup)),
+    )
+    if source != "both":
+        return method
+    fewest, most = method.epochs_range
+    return replace(  # an epoch hears of each crop the mix, the vocals or a remix
+        method,
+        augmentations=(DrawSource(vocals=1 / 3, remixes=1 / 3), *method.augmentations),
+        enough_hours=2 * method.enough_hours,
+        epochs_range=(2 * fewest, 2 * most),
+    )
+
+
 def main(settings: Settings) -> None:
-    data, training, workers = settings.data, settings.training, settings.workers
+    data, training, source = settings.data, settings.training, settings.source.source
+    library, workers = settings.library, settings.workers
     with (
         devices.start(training.device, training.precision) as compute,
-        experiment.started(TASK, settings, data, settings.library, workers) as run,
+        experiment.started(TASK, settings, data, settings.source, library, workers) as run,
     ):
         size = settings.network.chosen(has_gpu=compute.device.type != "cpu")
         mel = melspec.MelSettings()
         with compute.main_first():
             songs = experiment.extracted(run, melspec.recipe(mel))
-        method = Method(
-            MelCNN,
-            mel_cnn_of(size, len(songs.corpus.artists), mel.n_mels),
-            melspec.LOG_MEL,
-            mel,
-            frames_per_second=mel.frames_per_second,
-            augmentations=settings.network.augmentations,
-        )
+        n_artists = len(songs.corpus.artists)
+        method = cnn_on(mel, n_artists, settings.network, size, source)
         learner = NetworkLearner(
             TASK.name,
             method,
             songs.corpus,
             songs.entries,
+            source,
             training,
             data.seed,
             compute,

@@ -14,7 +14,7 @@ from artistid.encoders.base import EMBEDDINGS
 from artistid.encoders.registry import AnyEncoder, EncoderSettings
 from artistid.foundation.parallel import Workers
 from artistid.models import devices
-from artistid.models.augmentation import Mixup
+from artistid.models.augmentation import DrawSource, Mixup
 from artistid.models.classical import embedding_families
 from artistid.models.grid_search import GridSearch, SearchSettings
 from artistid.models.heads import HeadLearner, HeadSettings, MeanEmbedding
@@ -22,6 +22,7 @@ from artistid.models.learner import NetworkLearner
 from artistid.models.networks import EmbeddingMLP, EmbeddingMLPSettings
 from artistid.models.training import Method, TrainingSettings
 from artistid.results.record import Task
+from artistid.vocals.heard import Source, SourceSettings
 
 TASK = Task(
     "task2_baseline",
@@ -34,6 +35,7 @@ TASK = Task(
 @dataclass(frozen=True)
 class Settings:
     data: cli.DataSettings = cli.DataSettings()
+    source: SourceSettings = SourceSettings()
     encoder: EncoderSettings = EncoderSettings()
     head: HeadSettings = HeadSettings()
     training: TrainingSettings = TrainingSettings()
@@ -41,34 +43,37 @@ class Settings:
     workers: Workers = Workers()
 
 
-def mlp_on(encoder: AnyEncoder, n_artists: int, mixup: float) -> Method:
+def mlp_on(encoder: AnyEncoder, n_artists: int, mixup: float, source: Source = "mix") -> Method:
+    drawn = [DrawSource()] if source == "both" else []
     return Method(
         EmbeddingMLP,
         EmbeddingMLPSettings(n_artists, encoder.dim),
         EMBEDDINGS,
         encoder.identity,
         frames_per_second=1 / encoder.grid.hop_s,
-        augmentations=(Mixup(mixup, decibels=False),),
+        augmentations=(*drawn, Mixup(mixup, decibels=False)),
         enough_hours=1000,  # it takes seconds
         epochs_range=(20, 100),
     )
 
 
 def main(settings: Settings) -> None:
-    data, training, workers = settings.data, settings.training, settings.workers
+    data, training, source = settings.data, settings.training, settings.source.source
+    library, workers = settings.library, settings.workers
     with (
         devices.start(training.device, training.precision) as compute,
-        experiment.started(TASK, settings, data, settings.library, workers) as run,
+        experiment.started(TASK, settings, data, settings.source, library, workers) as run,
     ):
         encoder = registry.find(settings.encoder, compute.device, compute.precision)
         with compute.main_first():
             songs = experiment.extracted(run, encoder.recipe)
-        method = mlp_on(encoder, len(songs.corpus.artists), settings.head.mixup)
+        method = mlp_on(encoder, len(songs.corpus.artists), settings.head.mixup, source)
         mlp = NetworkLearner(
             TASK.name,
             method,
             songs.corpus,
             songs.entries,
+            source,
             training,
             data.seed,
             compute,

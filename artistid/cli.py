@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
+from artistid.audio.cache import DEFAULT_CACHE
 from artistid.foundation import parallel, progress
 from artistid.foundation.errors import UserError
 from artistid.foundation.files import checkout
@@ -50,7 +51,7 @@ class DataSettings:
     """Leave out unusable files, instead of stopping with a list of them."""
     cache: Annotated[
         Path, arg(metavar="FOLDER", help_behavior_hint="(default: cache/ of the project)")
-    ] = HOME / "cache"
+    ] = DEFAULT_CACHE
     """Folder for what is extracted from the audio; may be deleted at any time."""
     seed: int = 0
     """Seed of everything random; the same seed gives the same numbers."""

@@ -11,9 +11,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from artistid import cli, metrics
-from artistid.audio.extraction import Recipe, extract
+from artistid.audio.cache import Entries
+from artistid.audio.extraction import Recipe, extract, require_usable
 from artistid.cli import DataSettings
-from artistid.dataset.corpus import SPLITS, Corpus, Track
+from artistid.dataset.corpus import SPLITS, Corpus, Track, listing
 from artistid.dataset.demo import ensure_demo_corpus, is_demo_corpus
 from artistid.dataset.library import LibrarySettings, split_lists
 from artistid.dataset.read import read_corpus
@@ -24,6 +25,7 @@ from artistid.metrics import Runs
 from artistid.models.card import ModelCard
 from artistid.results import record
 from artistid.results.record import Candidate, Outputs, Provenance, Record, Task
+from artistid.vocals.heard import SourceSettings, Voices, find_voices
 
 COURSE = cli.HOME / "hw1"
 DEMO = COURSE / "demo"
@@ -89,6 +91,7 @@ class Run:
     task: Task
     settings: Mapping[str, Any]
     data: DataSettings
+    source: SourceSettings
     workers: Workers
     corpus: Corpus
     outputs: Outputs
@@ -120,8 +123,9 @@ class Extracted:
     """The usable part of a corpus, and where its features are cached."""
 
     corpus: Corpus
-    entries: Mapping[Track, Path]
+    entries: Mapping[Track, Entries]
     left_out: Mapping[Track, str]  # with the reason
+    without_singer: Sequence[Track]  # of those that are heard by their vocals
 
 
 # --- start -------------------------------------------------------------------------------------
@@ -129,7 +133,12 @@ class Extracted:
 
 @contextmanager
 def started(
-    task: Task, settings: Any, data: DataSettings, library: LibrarySettings, workers: Workers
+    task: Task,
+    settings: Any,
+    data: DataSettings,
+    source: SourceSettings,
+    library: LibrarySettings,
+    workers: Workers,
 ) -> Iterator[Run]:
     """Choose the corpus and where to write, and open the log for the length of the block.
 
@@ -139,7 +148,7 @@ def started(
     path = outputs.texts / task.log
     with progress.logging_to(path, data.quiet) if IS_MAIN_PROCESS else nullcontext():
         made = record.provenance()
-        run = Run(task, cli.flat(settings), data, workers, corpus, outputs, made)
+        run = Run(task, cli.flat(settings), data, source, workers, corpus, outputs, made)
         log.info("%s, git commit %s", task.name, made.git_commit or "unknown")
         log.info("versions: %s", ", ".join(f"{k} {v}" for k, v in made.versions.items()))
         log.info("settings: %s", ", ".join(f"{k}={v}" for k, v in run.settings.items()))
@@ -179,14 +188,26 @@ def _choose_outputs(out: Path | None, is_demo: bool) -> Outputs:
 
 
 def extracted(run: Run, recipe: Recipe) -> Extracted:
-    """Extract every track of the corpus. Unusable tracks are left out with --skip-bad, and stop
-    the run without it."""
-    found = extract(run.corpus.tracks, recipe, run.data.cache, run.workers)
-    for track, note in found.notes.items():
+    """Extract every track of the corpus, from what is heard of it. Unusable tracks are left out
+    with --skip-bad, and stop the run without it."""
+    corpus, heard, skip_bad = run.corpus, run.source.source, run.data.skip_bad
+    voices = Voices({})
+    if heard != "mix":
+        voices = find_voices(corpus.tracks, run.source, run.data.cache, run.workers, skip_bad)
+        run.clock.lap("vocals")
+    notes, refused = dict(voices.notes), dict(voices.refused)
+    mix: Mapping[Track, Path] = {track: track.path for track in corpus.tracks}
+    found = []
+    for files in {"mix": [mix], "vocals": [voices.files], "both": [mix, voices.files]}[heard]:
+        tracks = [track for track in corpus.tracks if track not in refused]
+        found.append(extract(tracks, recipe, run.data.cache, run.workers, files))
+        notes = {**found[-1].notes, **notes}
+        refused |= found[-1].refused
+    for track, note in notes.items():
         log.info("notice: %s: %s", printable(track.path), note)
-    if not run.data.skip_bad:
-        found.require_all()
-    left_out = dict(found.refused)
+    if not skip_bad:
+        require_usable(corpus.tracks, refused)
+    left_out = {track: refused[track] for track in corpus.tracks if track in refused}
     if run.corpus.is_split_here:  # the course's lists are not ours to change
         for track in run.corpus.orphaned_by(left_out):
             left_out[track] = f"{track.artist} has no usable training tracks left"
@@ -194,11 +215,17 @@ def extracted(run: Run, recipe: Recipe) -> Extracted:
         unpredicted = "; it gets no prediction" if track.split == "test" else ""
         log.info("left out: %s: %s%s", printable(track.path), printable(reason), unpredicted)
     seconds = run.clock.lap(recipe.name)
-    if found.decoded_s:
-        speed = found.decoded_s / seconds
+    decoded_s = sum(extraction.decoded_s for extraction in found)
+    if decoded_s:
         words = "%s: %.1f h of audio, %.0f times faster than real time"
-        log.info(words, recipe.name, found.decoded_s / 3600, speed)
-    return Extracted(run.corpus.without(left_out), found.entries, left_out)
+        log.info(words, recipe.name, decoded_s / 3600, decoded_s / seconds)
+    usable = corpus.without(left_out)
+    entries = {track: tuple(one.entries[track] for one in found) for track in usable.tracks}
+    alone = [track for track in voices.without_singer if track in entries]
+    if alone:
+        names = listing([track.id for track in alone], 10)
+        log.info("notice: no singer in %d songs, whose mix is heard: %s", len(alone), names)
+    return Extracted(usable, entries, left_out, alone)
 
 
 # --- train, validate, refit, report ------------------------------------------------------------
@@ -228,6 +255,8 @@ def train_and_report(
     run.clock.lap("training")
 
     artists = data.corpus.artists
+    without_singer = [track.id for track in data.without_singer]
+    voices = {"without_singer": without_singer} if run.source.source != "mix" else {}
     unusable = [track for track in data.left_out if track.split == "test"]
     on_test = np.pad(on_test, ((0, 0), (0, len(unusable)), (0, 0)))  # they get no prediction
     tracks = {"val": val, "test": [*test, *unusable]}
@@ -262,7 +291,7 @@ def train_and_report(
         best=candidates[number],
         test=evaluated,
         temperature=temperature,
-        extra=extra or {},
+        extra={**(extra or {}), **voices},
         seconds=run.clock.seconds,
     )
     record.write(result, run.outputs)

@@ -1,15 +1,18 @@
 """A saved model of any task: a song in, a prediction out."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from artistid.audio import features, melspec, source
+from artistid.audio import features, melspec
+from artistid.audio import source as one_channel
+from artistid.audio.cache import DEFAULT_CACHE
 from artistid.audio.decode import Audio
 from artistid.encoders import registry
 from artistid.encoders.registry import AnyEncoder
@@ -30,6 +33,9 @@ from artistid.models.networks import (
 )
 from artistid.models.training import crop_posteriors
 from artistid.results.predictions import SongPrediction
+from artistid.vocals import voice as voices
+from artistid.vocals.heard import Source
+from artistid.vocals.voice import Separated, Voice
 
 BATCH_SIZE = 32  # crops at a time
 
@@ -43,6 +49,7 @@ class ExcerptPosteriors:
     """Not calibrated."""
 
     song: Floats  # (artists,)
+    n_rows: int  # of which that is the mean
     excerpts: Floats  # (excerpts, artists)
     starts_s: Floats  # (excerpts,), seconds
     ends_s: Floats  # (excerpts,), seconds
@@ -59,6 +66,8 @@ class SongModel(Protocol):
 class Predictor:
     card: ModelCard
     model: SongModel
+    source: Source  # what of a song is heard
+    voice: Voice
 
     @property
     def artists(self) -> tuple[str, ...]:
@@ -67,29 +76,64 @@ class Predictor:
     def predict(self, song: Song) -> SongPrediction:
         """`song` is a file, or mono samples with their rate: (samples, Hz).
 
-        Raises AudioError for a song that cannot be used."""
-        audio = _loaded(song)
-        rows = self.model.posteriors(audio)
+        Raises AudioError for a song that cannot be used, UserError if its vocals are needed and
+        cannot be had."""
+        mix = _loaded(song)
+        heard = [] if self.source == "vocals" else [mix]
+        if self.source != "mix":
+            file = None if isinstance(song, tuple) else Path(song)
+            heard.append(voices.heard(self.voice, file, mix))
+        rows = _mean([self.model.posteriors(audio) for audio in heard])
         return SongPrediction(
             self.artists,
             tempered(rows.song[np.newaxis], self.card.temperature)[0],
             tempered(rows.excerpts, self.card.temperature),
             rows.starts_s,
             rows.ends_s,
-            audio.samples,
-            audio.sample_rate,
-            audio.note,
+            heard[0].samples,
+            heard[0].sample_rate,
+            mix.note,
         )
 
 
+def _mean(sources: Sequence[ExcerptPosteriors]) -> ExcerptPosteriors:
+    """Over sources of one song, as in training. An excerpt that only the first one has, since the
+    vocals are silent there, stays as it is."""
+    first, *others = sources
+    if not others:
+        return first
+    n_rows = [source.n_rows for source in sources]
+    song = np.average([source.song for source in sources], axis=0, weights=n_rows)
+    excerpts = first.excerpts.copy()
+    for other in others:
+        _, own, its = np.intersect1d(
+            first.starts_s.round(1), other.starts_s.round(1), return_indices=True
+        )
+        excerpts[own] = (first.excerpts[own] + other.excerpts[its]) / 2
+    return replace(first, song=song, n_rows=sum(n_rows), excerpts=excerpts)
+
+
 def load_model(
-    path: str | Path, weights: Path | None = None, device: DeviceName = "auto"
+    path: str | Path,
+    weights: Path | None = None,
+    device: DeviceName = "auto",
+    source: Source | None = None,
+    voice: Voice | None = None,
 ) -> Predictor:
     """The model that a task saved at `path`; `weights` are MusicFM's, for a model that needs them
     from another place than usual.
 
+    It listens to what it was trained on, or to the `source` of it if it was trained on both mix and
+    vocals. `voice` is where vocals come from: by default they are separated, and cached.
     Raises UserError for a file that is missing, damaged, or of another version."""
-    path = Path(path)
+    model, card = _load(Path(path), weights, device)
+    if source not in (None, card.source) and card.source != "both":
+        raise UserError(f"{path}: trained on {card.source}, so it cannot listen to {source}")
+    heard: Any = source or card.source
+    return Predictor(card, model, heard, voice or Separated(DEFAULT_CACHE))
+
+
+def _load(path: Path, weights: Path | None, device: DeviceName) -> tuple[SongModel, ModelCard]:
     if path.suffix not in (".skops", ".safetensors"):
         raise UserError(f"{path}: not a model; their names end in .skops or .safetensors")
     try:
@@ -98,10 +142,10 @@ def load_model(
             _require_usable(card, path, n_outputs=len(classifier.classes_))
             if card.task == "task1":
                 settings = restored(features.FeatureSettings, card.input)
-                return Predictor(card, StatisticsModel(classifier, settings))
+                return StatisticsModel(classifier, settings), card
             encoder = registry.restore(card.input, weights, Devices(device, "auto").device)
             _require_width(encoder.dim, classifier.n_features_in_)
-            return Predictor(card, MeanEmbeddingModel(classifier, card.crop_frames, encoder))
+            return MeanEmbeddingModel(classifier, card.crop_frames, encoder), card
         state, card = load_network(path)
         _require_usable(card, path, n_outputs=card.network["n_artists"])
         devices = Devices(device, "auto")
@@ -121,14 +165,14 @@ def load_model(
             raise UserError(f"{path}: a model of {card.task}, which this version does not have")
         network.load_state_dict(state)
         network.to(devices.device).eval()
-        return Predictor(card, model)
+        return model, card
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{path}: the card does not fit the weights ({reason})") from error
 
 
 def _require_usable(card: ModelCard, path: Path, n_outputs: int) -> None:
-    if card.source != "mix":
+    if card.source not in get_args(Source):
         raise UserError(f"{path}: listens to {card.source}, which this version cannot provide")
     if n_outputs != len(card.artists):
         raise UserError(f"{path}: {len(card.artists)} artists for a model of {n_outputs}")
@@ -171,8 +215,8 @@ def _loaded(song: Song) -> Audio:
     """At its own rate."""
     if isinstance(song, tuple):
         samples, own_rate = song
-        return source.from_samples(samples, own_rate, None)
-    return source.load(Path(song), None)
+        return one_channel.from_samples(samples, own_rate, None)
+    return one_channel.load(Path(song), None)
 
 
 # --- the kinds of models -----------------------------------------------------------------------
@@ -187,12 +231,12 @@ class StatisticsModel:
 
     def posteriors(self, audio: Audio) -> ExcerptPosteriors:
         rate = self.settings.sample_rate
-        samples = source.at_rate(audio, rate).samples
+        samples = one_channel.at_rate(audio, rate).samples
         found = features.song_features(samples, self.settings)
         rows = self.classifier.predict_proba(np.vstack([found.excerpts, found.song]))
         starts_s, ends_s = found.spans.T * self.settings.hop / rate
         ends_s = np.minimum(ends_s, len(samples) / rate)
-        return ExcerptPosteriors(rows.mean(axis=0), rows[:-1], starts_s, ends_s)
+        return ExcerptPosteriors(rows.mean(axis=0), len(rows), rows[:-1], starts_s, ends_s)
 
 
 @dataclass(frozen=True)
@@ -221,13 +265,13 @@ class MelModel:
     settings: melspec.MelSettings
 
     def posteriors(self, audio: Audio) -> ExcerptPosteriors:
-        samples = source.at_rate(audio, self.settings.sample_rate).samples
+        samples = one_channel.at_rate(audio, self.settings.sample_rate).samples
         log_mel = torch.from_numpy(melspec.song_log_mel(samples, self.settings))
         rows, starts = self.classifier.posteriors(log_mel)
         rate = self.settings.frames_per_second
         ends = np.minimum(starts + self.classifier.crop_frames, len(log_mel))
         ends_s = np.minimum(ends / rate, audio.seconds)
-        return ExcerptPosteriors(rows.mean(axis=0), rows, starts / rate, ends_s)
+        return ExcerptPosteriors(rows.mean(axis=0), len(rows), rows, starts / rate, ends_s)
 
 
 @dataclass(frozen=True)
@@ -241,7 +285,7 @@ class EmbeddingModel:
         embeddings = torch.from_numpy(self.encoder.embeddings(audio))
         rows, first = self.classifier.posteriors(embeddings)
         spans = _spans_s(first, self.classifier.crop_frames, len(embeddings), self.encoder, audio)
-        return ExcerptPosteriors(rows.mean(axis=0), rows, *spans)
+        return ExcerptPosteriors(rows.mean(axis=0), len(rows), rows, *spans)
 
 
 @dataclass(frozen=True)
@@ -258,7 +302,7 @@ class MeanEmbeddingModel:
         crops = [embeddings[start : start + self.crop_frames].mean(axis=0) for start in first]
         song, *rows = self.classifier.predict_proba(np.stack([embeddings.mean(axis=0), *crops]))
         spans = _spans_s(first, self.crop_frames, len(embeddings), self.encoder, audio)
-        return ExcerptPosteriors(song, np.stack(rows), *spans)
+        return ExcerptPosteriors(song, 1, np.stack(rows), *spans)
 
 
 def _spans_s(

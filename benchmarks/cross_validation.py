@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 import task2
 import task2_baseline
 from artistid import metrics
-from artistid.audio import melspec, source
+from artistid.audio import melspec
+from artistid.audio import source as one_channel
 from artistid.audio.features import FeatureSettings, song_features
 from artistid.dataset.corpus import Track
 from artistid.dataset.read import read_corpus
@@ -38,8 +39,9 @@ from artistid.models.classical import SongClassifier, as_songs, families
 from artistid.models.crops import ResidentSongs, frames_of
 from artistid.models.devices import Devices
 from artistid.models.grid_search import Candidate, Folds, cross_validate, make_folds
-from artistid.models.networks import MelCNN, Size, mel_cnn_of
+from artistid.models.networks import Size
 from artistid.models.training import Examples, Method, Trainer, TrainingSettings
+from artistid.vocals.heard import Source
 from benchmarks import measured
 from benchmarks.measured import GAMEMUSIC, Measured, brief
 
@@ -93,7 +95,7 @@ def statistics(tracks: tuple[Track, ...], most_s: float | None = None) -> Arrays
     n_samples = None if most_s is None else round(most_s * settings.sample_rate)
     rows = []
     for track in progress.bar(tracks, desc="features", unit="song", leave=False):
-        audio = source.load(track.path, settings.sample_rate)
+        audio = one_channel.load(track.path, settings.sample_rate)
         song = song_features(audio.samples[:n_samples], settings)
         rows.append(np.vstack([song.excerpts, song.song]))
     return rows
@@ -103,7 +105,7 @@ def statistics(tracks: tuple[Track, ...], most_s: float | None = None) -> Arrays
 def log_mels(tracks: tuple[Track, ...]) -> Arrays:
     settings = melspec.MelSettings()
     return [
-        melspec.song_log_mel(source.load(track.path, settings.sample_rate).samples, settings)
+        melspec.song_log_mel(one_channel.load(track.path, settings.sample_rate).samples, settings)
         for track in progress.bar(tracks, desc="log-mel", unit="song", leave=False)
     ]
 
@@ -114,7 +116,7 @@ def embeddings(tracks: tuple[Track, ...], wrong_by: float = 1.0) -> Arrays:
     encoder = without_download()
     found = []
     for track in progress.bar(tracks, desc=encoder.name, unit="song", leave=False):
-        audio = source.load(track.path, round(ENCODERS_HZ / wrong_by))
+        audio = one_channel.load(track.path, round(ENCODERS_HZ / wrong_by))
         found.append(encoder.embeddings(replace(audio, sample_rate=ENCODERS_HZ)))
     return found
 
@@ -171,12 +173,9 @@ def by_network(
     return [Candidate({}, metrics.cv_scores(run, labels)) for run in runs]
 
 
-def cnn(size: Size, n_artists: int) -> Method:
+def cnn(size: Size, n_artists: int, source: Source = "mix") -> Method:
     """Task 2's."""
-    mel, augmentations = melspec.MelSettings(), task2.NetworkSettings().augmentations
-    widths = mel_cnn_of(size, n_artists, mel.n_mels)
-    rate = mel.frames_per_second
-    return Method(MelCNN, widths, melspec.LOG_MEL, mel, rate, augmentations)
+    return task2.cnn_on(melspec.MelSettings(), n_artists, task2.NetworkSettings(), size, source)
 
 
 def by_cnn(

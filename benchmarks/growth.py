@@ -16,7 +16,8 @@ import numpy as np
 import soundfile
 
 from artistid.audio import features, melspec
-from artistid.audio.extraction import Recipe, extract
+from artistid.audio.cache import Entries
+from artistid.audio.extraction import Recipe, extract, require_usable
 from artistid.audio.features import FeatureSettings, SongLoader
 from artistid.audio.melspec import LOG_MEL, MelSettings
 from artistid.dataset.corpus import Track
@@ -61,7 +62,7 @@ def make_songs(folder: Path, n_songs: int) -> list[Track]:
 
 
 def extraction(tracks: list[Track], recipe: Recipe, cache: Path) -> None:
-    extract(tracks, recipe, cache, Workers()).require_all()
+    require_usable(tracks, extract(tracks, recipe, cache, Workers()).refused)
 
 
 def rows_to_train_on(tracks: list[Track], load: SongLoader) -> None:
@@ -79,14 +80,14 @@ def _search(load: SongLoader) -> GridSearch:
     return GridSearch(card, families, load, SearchSettings(), 0, Workers())
 
 
-def epoch_of_crops(entries: list[Path]) -> None:
+def epoch_of_crops(entries: list[Entries]) -> None:
     songs = open_songs(entries, LOG_MEL, Devices("auto", "auto").device)
     crops = random_crops(songs.lengths, CROP_FRAMES, np.random.default_rng(0))
     for first in range(0, len(crops), BATCH_SIZE):
         songs.read(crops.take(slice(first, first + BATCH_SIZE)), CROP_FRAMES)
 
 
-def network_predictions(entries: list[Path]) -> None:
+def network_predictions(entries: list[Entries]) -> None:
     devices = Devices("auto", "auto")
     songs = open_songs(entries, LOG_MEL, devices.device)
     widths = MelCNNSettings(len(ARTISTS), MelSettings().n_mels)
@@ -104,7 +105,10 @@ def costs(tracks: list[Track], folder: Path) -> Iterator[tuple[str, Cost]]:
     for task, recipe in recipes.items():
         yield f"{task}: extraction", alone(extraction, tracks, recipe, cache)
         yield f"{task}: again, cached", alone(extraction, tracks, recipe, cache)
-    rows, log_mels = (extract(tracks, r, cache, workers).entries for r in recipes.values())
+    rows, log_mels = (
+        {track: (entry,) for track, entry in extract(tracks, r, cache, workers).entries.items()}
+        for r in recipes.values()
+    )
     load, entries = SongLoader(rows), list(log_mels.values())
     yield "task 1: rows to train on", alone(rows_to_train_on, tracks, load)
     yield "task 1: prediction", alone(lda_predictions, tracks, load)

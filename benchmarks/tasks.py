@@ -153,7 +153,7 @@ def log_mels_of_train(data: Path, cache: Path) -> Examples:
     corpus = read_corpus(data)
     train = corpus.split("train")
     found = extract(train, melspec.recipe(MelSettings()), cache, Workers())
-    songs = MappedSongs(list(found.entries.values()), melspec.LOG_MEL)
+    songs = MappedSongs([(entry,) for entry in found.entries.values()], melspec.LOG_MEL)
     return Examples(songs, labels_of([track.artist for track in train], corpus.artists))
 
 

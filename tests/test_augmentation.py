@@ -7,7 +7,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from artistid.audio.melspec import MelSettings, song_log_mel
-from artistid.models.augmentation import Mixup, SpecAugment
+from artistid.models.augmentation import DrawSource, Mixup, SpecAugment
 
 TARGETS = torch.eye(64)
 
@@ -76,3 +76,50 @@ def test_an_augmentation_can_be_off(rng: Generator, off: SpecAugment | Mixup) ->
     changed, targets = off(log_mel, TARGETS, rng)
     assert torch.equal(changed, log_mel)
     assert torch.equal(targets, TARGETS)
+
+
+# --- mix, vocals and remixes -------------------------------------------------------------------
+
+
+def test_each_crop_is_heard_as_mix_or_vocals_in_their_shares(rng: Generator) -> None:
+    mix, vocals = noise(rng, 600), noise(rng, 600)
+    both = torch.cat([mix, vocals], dim=2)
+    heard, targets = DrawSource(vocals=0.25)(both, TARGETS, rng)
+    assert targets is TARGETS
+    is_mix, is_vocals = ((heard == own).all(dim=(1, 2)) for own in (mix, vocals))
+    assert (is_mix | is_vocals).all()
+    assert is_vocals.float().mean() == pytest.approx(0.25, abs=0.05)
+
+
+def test_a_third_of_the_crops_are_remixes(rng: Generator) -> None:
+    mix, vocals = noise(rng, 600), noise(rng, 600)
+    heard, _ = DrawSource(1 / 3, 1 / 3)(torch.cat([mix, vocals], dim=2), TARGETS, rng)
+    assert heard.isfinite().all()
+    is_old = [(heard == own).all(dim=(1, 2)) for own in (mix, vocals)]
+    shares = [float(own.float().mean()) for own in (*is_old, ~(is_old[0] | is_old[1]))]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.06)
+
+
+def test_a_remix_sounds_as_its_vocals_over_another_crops_accompaniment(rng: Generator) -> None:
+    settings = MelSettings()
+
+    def sound(hz: float) -> np.ndarray:  # noise around a frequency
+        t = np.arange(320_000) / settings.sample_rate
+        slow = np.convolve(rng.normal(0, 1, len(t)), np.hanning(64), "same")
+        return 0.02 * slow * np.sin(2 * np.pi * hz * t)
+
+    voices, bands = [sound(600), sound(900)], [sound(2_000), sound(4_000)]
+    mixes = [voice + band for voice, band in zip(voices, bands, strict=True)]
+    mix, vocals = (
+        torch.from_numpy(np.stack([song_log_mel(s.astype("f4"), settings) for s in own])).float()
+        for own in (mixes, voices)
+    )
+    draw = np.random.default_rng(2)  # which swaps the two
+    remix, _ = DrawSource(0, 1, max_change_db=0)(torch.cat([mix, vocals], dim=2), TARGETS[:2], draw)
+    for i, other in ((0, 1), (1, 0)):
+        sound_of_both = (voices[i] + bands[other]).astype("f4")
+        expected = 10 ** (song_log_mel(sound_of_both, settings).astype(float) / 10)
+        found = 10 ** (remix[i].numpy().astype(float) / 10)
+        loud = expected.mean(axis=0) > 1e-3 * expected.mean(axis=0).max()
+        ratio = found.mean(axis=0)[loud] / expected.mean(axis=0)[loud]
+        np.testing.assert_allclose(ratio, 1, atol=0.15)

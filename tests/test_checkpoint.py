@@ -169,7 +169,7 @@ def test_the_corpus_digest_depends_on_everything_that_training_sees() -> None:
             Track(Path("3"), "3", "test"),
         )
         names = ("d", content, test)
-        entries = {track: Path(name) for track, name in zip(tracks, names, strict=True)}
+        entries = {track: (Path(name),) for track, name in zip(tracks, names, strict=True)}
         return corpus_digest(Corpus("c", tracks), entries)
 
     assert digest() == digest(test="other")

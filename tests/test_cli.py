@@ -76,9 +76,9 @@ def test_settings_are_recorded_flat_with_paths_inside_the_project_relative() -> 
 
 
 GROUPS = {
-    task1: ["data", "search", "library", "workers"],
-    task2: ["data", "network", "training", "library", "workers"],
-    task2_baseline: ["data", "encoder", "head", "training", "library", "workers"],
+    task1: ["data", "source", "search", "library", "workers"],
+    task2: ["data", "source", "network", "training", "library", "workers"],
+    task2_baseline: ["data", "source", "encoder", "head", "training", "library", "workers"],
 }
 
 

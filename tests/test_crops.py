@@ -8,6 +8,7 @@ import torch
 from numpy.random import Generator
 
 from artistid.audio import cache
+from artistid.audio.cache import Entries
 from artistid.foundation.errors import UserError
 from artistid.models import crops
 from artistid.models.crops import Crops, MappedSongs, covering, n_per_epoch, random_crops
@@ -16,21 +17,22 @@ LENGTHS = np.array([25, 3, 10, 11])
 
 
 @pytest.fixture
-def entries(tmp_path: Path, rng: Generator) -> list[Path]:
+def entries(tmp_path: Path, rng: Generator) -> list[Entries]:
     """Songs of LENGTHS frames and 5 bands; the first value of a frame tells its song and place."""
-    paths = []
+    entries = []
     for song, length in enumerate(LENGTHS):
         frames = rng.normal(size=(length, 5)).astype(np.float16)
         frames[:, 0] = 100 * song + np.arange(length)
-        paths.append(tmp_path / f"{song}.safetensors")
-        cache.save_entry(paths[-1], {"log_mel": frames})
-    return paths
+        path = tmp_path / f"{song}.safetensors"
+        cache.save_entry(path, {"log_mel": frames})
+        entries.append((path,))
+    return entries
 
 
 # --- reading -----------------------------------------------------------------------------------
 
 
-def test_crops_are_read_from_their_start_and_short_songs_repeat(entries: list[Path]) -> None:
+def test_crops_are_read_from_their_start_and_short_songs_repeat(entries: list[Entries]) -> None:
     songs = MappedSongs(entries, "log_mel")
     assert songs.lengths.tolist() == LENGTHS.tolist()
     rows = songs.read(Crops(np.array([0, 1, 3]), np.array([20, 0, 7])), 4)
@@ -38,9 +40,26 @@ def test_crops_are_read_from_their_start_and_short_songs_repeat(entries: list[Pa
     assert rows[:, :, 0].tolist() == [[20, 21, 22, 23], [100, 101, 102, 100], [307, 308, 309, 310]]
 
 
+def test_sources_stand_side_by_side_and_the_shortest_decides_on_the_length(
+    entries: list[Entries],
+) -> None:
+    both = [(entries[0][0], entries[2][0]), (entries[3][0], entries[3][0])]  # 25 and 10 frames, 11
+    songs = MappedSongs(both, "log_mel")
+    assert (songs.n_sources, songs.lengths.tolist()) == (2, [10, 11])
+    rows = songs.read(Crops(np.array([0, 1]), np.array([8, 2])), 2)
+    assert rows.shape == (2, 2, 10)
+    assert rows[:, :, 0].tolist() == [[8, 9], [302, 303]]
+    assert rows[:, :, 5].tolist() == [[208, 209], [302, 303]]
+    resident = crops.resident(songs, torch.device("cpu"))
+    assert resident.n_sources == 2
+    assert torch.equal(
+        resident.read(covering(songs.lengths, 4), 4), songs.read(covering(songs.lengths, 4), 4)
+    )
+
+
 @pytest.mark.parametrize("crop_frames", [2, 4, 12])
 def test_songs_in_the_memory_of_a_device_are_the_same(
-    entries: list[Path], rng: Generator, crop_frames: int
+    entries: list[Entries], rng: Generator, crop_frames: int
 ) -> None:
     mapped = MappedSongs(entries, "log_mel")
     resident = crops.resident(mapped, torch.device("cpu"))
@@ -49,7 +68,7 @@ def test_songs_in_the_memory_of_a_device_are_the_same(
 
 
 def test_only_a_gpu_with_room_holds_the_songs(
-    entries: list[Path], monkeypatch: pytest.MonkeyPatch
+    entries: list[Entries], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_bytes = LENGTHS.sum() * 5 * 2
     assert isinstance(crops.open_songs(entries, "log_mel", torch.device("cpu")), MappedSongs)
@@ -60,9 +79,9 @@ def test_only_a_gpu_with_room_holds_the_songs(
         assert (songs == "resident") == is_held
 
 
-def test_a_lost_cache_entry_is_named(entries: list[Path]) -> None:
+def test_a_lost_cache_entry_is_named(entries: list[Entries]) -> None:
     songs = MappedSongs(entries, "log_mel")
-    entries[2].unlink()
+    entries[2][0].unlink()
     with pytest.raises(UserError, match=r"2\.safetensors: gone from the cache; run it again"):
         songs.read(Crops(np.array([2]), np.array([0])), 4)
 

@@ -25,6 +25,7 @@ from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Workers
 from artistid.models.card import ModelCard
 from artistid.results.record import Task
+from artistid.vocals.heard import SourceSettings
 from hw1 import count_score
 
 TASK = Task("task1", "log.txt", "{model}.png")
@@ -38,6 +39,7 @@ class Rate:
 @dataclass(frozen=True)
 class Settings:
     data: DataSettings
+    source: SourceSettings = SourceSettings()
     library: LibrarySettings = LibrarySettings()
     workers: Workers = Workers(1)
 
@@ -51,8 +53,9 @@ RECIPE = Recipe("loudness", 1, Rate(), loudness)
 
 @contextmanager
 def started(settings: Settings, task: Task = TASK) -> Iterator[Run]:
+    data, source = settings.data, settings.source
     with experiment.started(
-        task, settings, settings.data, settings.library, settings.workers
+        task, settings, data, source, settings.library, settings.workers
     ) as run:
         yield run
 

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from artistid.audio import cache, extraction, source
 from artistid.audio.decode import Audio
-from artistid.audio.extraction import Extraction, Recipe, UnusableFilesError, extract
+from artistid.audio.extraction import (
+    Extraction,
+    Recipe,
+    UnusableFilesError,
+    extract,
+    require_usable,
+)
 from artistid.dataset.corpus import Track
 from artistid.foundation import parallel
 from artistid.foundation.errors import UserError
@@ -73,7 +79,7 @@ def test_every_good_song_gets_its_own_value_and_every_bad_one_its_reason(
         ("5", "cannot be decoded: Format not recognised"),
     ]
     with pytest.raises(UnusableFilesError, match=r"^3 of 7 files cannot be .*--skip-bad") as error:
-        found.require_all()
+        require_usable(tracks, found.refused)
     lines = str(error.value).splitlines()[1:]
     assert lines == [f"{track.path}: {why}" for track, why in found.refused.items()]
 
@@ -88,9 +94,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     paths = []
     load = source.load
 
-    def spy(path: Path, rate: int) -> Audio:
+    def spy(path: Path, rate: int, may_be_silent: bool) -> Audio:
         paths.append(path)
-        return load(path, rate)
+        return load(path, rate, may_be_silent)
 
     monkeypatch.setattr(source, "load", spy)
     return paths

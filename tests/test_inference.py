@@ -217,7 +217,7 @@ def test_a_hostile_file_is_refused_and_does_not_run(copied: Any, task: str, tmp_
         ("task2", {"task": "task9"}, "a model of task9, which this version does not have"),
         ("task2", {"artists": []}, "damaged model card: artists"),
         ("task2", {"input": {"hops": 3}}, "the card does not fit the weights .ValueError: unknown"),
-        ("task2", {"source": "vocals"}, "listens to vocals, which this version cannot provide"),
+        ("task2", {"source": "drums"}, "listens to drums, which this version cannot provide"),
         ("task2", {"artists": ["a", "b"]}, "2 artists for a model of 4"),
         ("task2", {"input": {"n_mels": 64}}, "ValueError: input of width 64 for a network of 96"),
         ("task2", {"network": {"hidden": 3}}, "the card does not fit the weights .RuntimeError"),

@@ -15,7 +15,7 @@ ROOMS = [  # lowest first; a module imports from its own room and from rooms bel
     {"metrics"},
     {"dataset"},
     {"audio"},
-    {"results", "models", "encoders"},
+    {"results", "models", "encoders", "vocals"},
     {"inference"},
     {"cli"},
     {"experiment"},

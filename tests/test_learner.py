@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from artistid.audio import cache
+from artistid.audio.cache import Entries
 from artistid.audio.melspec import MelSettings
 from artistid.dataset.corpus import SPLITS, Corpus, Track
 from artistid.foundation.errors import UserError
@@ -31,17 +32,18 @@ SETTINGS = TrainingSettings(
 def learner(tmp_path: Path) -> NetworkLearner:
     """Two artists with two songs in train, one in val and one in test."""
     draw = np.random.default_rng(4)
-    entries: dict[Track, Path] = {}
+    entries: dict[Track, Entries] = {}
     for artist in ("a", "b"):
         for title, split in zip("wxyz", ("train", *SPLITS), strict=True):
             track = Track(Path(f"{artist}{title}.mp3"), f"{artist}{title}", split, artist, "album")
-            entries[track] = tmp_path / "cache" / f"{artist}{title}.safetensors"
+            entry = tmp_path / "cache" / f"{artist}{title}.safetensors"
             log_mel = draw.normal(-40, 10, (15, 8)).astype(np.float16)
-            cache.save_entry(entries[track], {"log_mel": log_mel})
+            cache.save_entry(entry, {"log_mel": log_mel})
+            entries[track] = (entry,)
     corpus = Corpus("tiny", tuple(entries))
     compute = Devices("cpu", "fp32")
     return NetworkLearner(
-        "task2", METHOD, corpus, entries, SETTINGS, 0, compute, tmp_path / "result"
+        "task2", METHOD, corpus, entries, "mix", SETTINGS, 0, compute, tmp_path / "result"
     )
 
 

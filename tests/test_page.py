@@ -124,6 +124,15 @@ def test_tasks_are_side_by_side(tmp_path: Path, n: int) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("mix", ""), ("vocals", ", of the vocals"), ("both", ", of mix and vocals")],
+)
+def test_what_a_task_hears_is_said(tmp_path: Path, source: str, words: str) -> None:
+    write_metrics(tmp_path, "task2", settings={"source": source})
+    assert f"CNN on log-mel spectrograms{words} 0.500" in show(tmp_path).text
+
+
 def test_intervals_are_computed_where_old_metrics_lack_them(tmp_path: Path) -> None:
     val = {**scores(19 / 24), "n": 24, "top3": 1.0}
     del val["top1_interval"], val["top3_interval"]

@@ -93,6 +93,7 @@ EFFECTS = {  # options, the value they set, and what the screen has with them an
 ELSEWHERE = {
     *("folds", "seed", "jobs"),  # below
     *("data", "out", "skip_bad", "cache", "quiet"),  # test_experiment.py, test_cli.py
+    *("source", "vocals", "separator"),  # test_vocals.py, test_htdemucs.py
     *("by", "min_tracks", "compilations", "follow_links", "split"),  # test_library.py
     "dask",  # test_cluster.py
 }

@@ -47,7 +47,7 @@ def predictions_of_saved_network(folder: Path, corpus: Path, cache: Path) -> dic
     tests = read_corpus(corpus).split("test")
     entries = extract(tests, melspec.recipe(mel), cache, workers=Workers(1)).entries
     cpu = Devices("cpu", "auto")
-    songs = open_songs([entries[track] for track in tests], melspec.LOG_MEL, cpu.device)
+    songs = open_songs([(entries[track],) for track in tests], melspec.LOG_MEL, cpu.device)
     posteriors = training.song_posteriors(
         network, songs, card.crop_frames, len(card.artists), 32, cpu
     )
@@ -141,6 +141,7 @@ ELSEWHERE = {
     *("refit", "resume", "device"),  # below
     "seeds",  # test_learner.py
     *("data", "out", "skip_bad", "cache", "quiet"),  # test_experiment.py, test_cli.py
+    *("source", "vocals", "separator"),  # test_vocals.py, test_htdemucs.py
     *("by", "min_tracks", "compilations", "follow_links", "split"),  # test_library.py
     *("jobs", "dask"),  # test_task1.py, test_cluster.py
 }

@@ -36,6 +36,7 @@ class MadeSongs:
     def __init__(self, labels: np.ndarray, seed: int) -> None:
         draw = np.random.default_rng(seed)
         spectra = np.random.default_rng(0).normal(-40, 8, (N_ARTISTS, N_MELS))
+        self.n_sources = 1
         self.lengths = draw.integers(20, 41, len(labels))
         self.frames = [
             (spectra[label] + draw.normal(0, 6, (length, N_MELS))).astype(np.float16)

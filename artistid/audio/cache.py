@@ -18,7 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from artistid.foundation.errors import UserError
-from artistid.foundation.files import replacing
+from artistid.foundation.files import checkout, replacing
+
+DEFAULT_CACHE = (checkout() or Path()) / "cache"
+
+Entries = tuple[Path, ...]  # of a song: one for each source that is heard of it
 
 
 def content_digest(path: Path) -> str:

@@ -43,6 +43,7 @@ class Recipe:
     compute: Callable[[Any, Any], Arrays]  # of (samples,) or the arrays of the parts, and settings
     place: Place = "processes"  # where it runs
     parts: tuple["Recipe", ...] = ()  # that this one is made of; each has its own cache entries
+    may_be_silent: bool = False  # else silent songs are refused
 
     @property
     def digest(self) -> str:
@@ -65,15 +66,16 @@ class Extraction:
     refused: Mapping[Track, str]  # why a track cannot be used
     decoded_s: float  # seconds of audio that were not cached yet
 
-    def require_all(self) -> None:
-        """Raise UnusableFilesError if a track was refused, with all of them and the remedy."""
-        if self.refused:
-            lines = [f"{printable(track.path)}: {why}" for track, why in self.refused.items()]
-            raise UnusableFilesError(
-                f"{len(lines)} of {len(lines) + len(self.entries)} files cannot be used; repair "
-                "them, or leave them out with --skip-bad (what was extracted is cached)\n"
-                + "\n".join(lines)
-            )
+
+def require_usable(tracks: Sequence[Track], refused: Mapping[Track, str]) -> None:
+    """Raise UnusableFilesError if some of the tracks were refused, with all of them and the
+    remedy."""
+    if refused:
+        lines = [f"{printable(track.path)}: {why}" for track, why in refused.items()]
+        raise UnusableFilesError(
+            f"{len(lines)} of {len(tracks)} files cannot be used; repair them, or leave them out "
+            "with --skip-bad (what was extracted is cached)\n" + "\n".join(lines)
+        )
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,18 @@ class _Outcome:
     decoded_s: float = 0.0
 
 
-def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, workers: Workers) -> Extraction:
+def extract(
+    tracks: Sequence[Track],
+    recipe: Recipe,
+    cache: Path,
+    workers: Workers,
+    files: Mapping[Track, Path] | None = None,
+) -> Extraction:
     """Compute what is not cached yet, and say where everything is.
 
-    Every file is hashed here, once; files of equal content are one job. Where everything is
-    cached, no process is started. Memory does not grow with the length of the songs: results go
-    to the cache, not through here.
+    `files` are heard in place of the tracks' own. Every file is hashed here, once; files of equal
+    content are one job. Where everything is cached, no process is started. Memory does not grow
+    with the length of the songs: results go to the cache, not through here.
     Raises UserError if the cache cannot be written to.
     """
     cache = cache.absolute()  # as are the files: a worker may run in another folder
@@ -108,7 +116,7 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, workers: Worke
     jobs: dict[Path, _Job] = {}
     digests = [one.digest for one in (recipe, *recipe.parts)]
     for track in progress.bar(tracks, desc=f"{recipe.name}: reading", unit="song", leave=False):
-        file = track.path.absolute()
+        file = (files[track] if files else track.path).absolute()
         try:
             content = content_digest(file)
         except OSError as error:
@@ -124,7 +132,7 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, workers: Worke
         else:
             outcomes[entry] = _Outcome(cached.get("note", ""))
     if jobs:
-        with _writing_to(cache):
+        with writing_to(cache):
             cache.mkdir(parents=True, exist_ok=True)
         computed = parallel.run(
             partial(_extract_one, recipe=recipe),
@@ -151,7 +159,7 @@ def extract(tracks: Sequence[Track], recipe: Recipe, cache: Path, workers: Worke
 
 
 def _extract_one(job: _Job, recipe: Recipe) -> _Outcome:
-    song = _Song(job.file)
+    song = _Song(job.file, recipe.may_be_silent)
     try:
         if recipe.parts:
             entries = zip(recipe.parts, job.parts, strict=True)
@@ -181,14 +189,14 @@ def _part(recipe: Recipe, entry: Path, song: "_Song") -> tuple[Arrays, str]:
 class _Song:
     """A file, decoded once, and only if it must be."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, may_be_silent: bool) -> None:
+        self._file, self._may_be_silent = file, may_be_silent
         self.decoded_s = 0.0
 
     @cached_property
     def audio(self) -> Audio:
         """At its own rate."""
-        audio = source.load(self._file, None)
+        audio = source.load(self._file, None, self._may_be_silent)
         self.decoded_s = audio.seconds
         return audio
 
@@ -198,12 +206,13 @@ class _Song:
 
 
 def _save(entry: Path, arrays: Arrays, note: str) -> None:
-    with _writing_to(entry):
+    with writing_to(entry):
         save_entry(entry, arrays, {"note": note})
 
 
 @contextmanager
-def _writing_to(path: Path) -> Iterator[None]:
+def writing_to(path: Path) -> Iterator[None]:
+    """Raise UserError with the remedy if the cache at `path` cannot be written to."""
     try:
         yield
     except OSError as error:

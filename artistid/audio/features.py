@@ -11,7 +11,6 @@ crossings, with its edge values). Feature matrices are (frames, columns) float32
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 # Loaded here, before there are workers: librosa loads its modules on first use, and numba then
@@ -24,7 +23,7 @@ import scipy.signal
 import scipy.sparse
 from numpy.typing import NDArray
 
-from artistid.audio.cache import opened
+from artistid.audio.cache import Entries, opened
 from artistid.audio.extraction import Recipe
 from artistid.audio.source import require_frame
 from artistid.dataset.corpus import Track
@@ -92,17 +91,24 @@ def _arrays(audio: Array, settings: FeatureSettings) -> dict[str, Array]:
 class SongLoader:
     """Reads a song's rows for a classifier from the cache."""
 
-    entries: Mapping[Track, Path]
+    entries: Mapping[Track, Entries]
 
     def __call__(self, track: Track, most_excerpts: int | None = None) -> Array:
-        """(rows, columns): up to `most_excerpts` evenly spread excerpts, then the whole song.
+        """(rows, columns): up to `most_excerpts` evenly spread excerpts, then the whole song; of
+        several sources, one after the other.
 
-        Raises UserError if the entry is gone from the cache."""
-        with opened(self.entries[track]) as file:
-            excerpts, song = file.get_tensor("excerpts"), file.get_tensor("song")
-        if most_excerpts is not None and len(excerpts) > most_excerpts:
-            excerpts = excerpts[np.arange(most_excerpts) * len(excerpts) // most_excerpts]
-        return np.vstack([excerpts, song])
+        Raises UserError if an entry is gone from the cache."""
+        rows = []
+        entries = self.entries[track]
+        for entry in entries:
+            with opened(entry) as file:
+                excerpts, song = file.get_tensor("excerpts"), file.get_tensor("song")
+            if most_excerpts is not None:
+                most = max(1, most_excerpts // len(entries))
+                if len(excerpts) > most:
+                    excerpts = excerpts[np.arange(most) * len(excerpts) // most]
+            rows += [excerpts, song]
+        return np.vstack(rows)
 
 
 def frame_feature_names(settings: FeatureSettings) -> list[str]:

@@ -1,8 +1,4 @@
-"""What of a song is heard: a path and a rate in, mono samples out.
-
-The mix of all channels is the only source so far; `decode` hands out every channel, so that a
-separator that needs stereo can stand here beside it.
-"""
+"""A song as one channel: a path and a rate in, mono samples out."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +13,13 @@ from artistid.audio.decode import Audio, AudioError, Samples, decode
 MIN_PEAK_TO_PEAK = 1e-4  # -80 dB of full scale: anything below is silence
 
 
-def load(path: Path, sample_rate: int | None) -> Audio:
+def load(path: Path, sample_rate: int | None, may_be_silent: bool = False) -> Audio:
     """The whole song at `path`, mixed to mono and resampled; None keeps the file's own rate.
 
     Raises AudioError for a file that cannot be decoded, is silent, or has samples that are not
     finite.
     """
-    return at_rate(_usable(decode(path, to_mono)), sample_rate)
+    return at_rate(_usable(decode(path, to_mono), may_be_silent), sample_rate)
 
 
 def from_samples(samples: NDArray[Any], own_rate: int, sample_rate: int | None) -> Audio:
@@ -40,10 +36,10 @@ def from_samples(samples: NDArray[Any], own_rate: int, sample_rate: int | None) 
     return at_rate(_usable(audio), sample_rate)
 
 
-def _usable(audio: Audio) -> Audio:
+def _usable(audio: Audio, may_be_silent: bool = False) -> Audio:
     if not np.isfinite(audio.samples).all():
         raise AudioError("contains samples that are not numbers (NaN or infinite)")
-    if np.ptp(audio.samples) < MIN_PEAK_TO_PEAK:
+    if not may_be_silent and np.ptp(audio.samples) < MIN_PEAK_TO_PEAK:
         raise AudioError("silent from start to end")
     return audio
 

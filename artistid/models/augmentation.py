@@ -17,6 +17,45 @@ Augmentation = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
+class DrawSource:
+    """Of crops whose frames have mix and vocals side by side, leaves one for each to be learnt
+    from: the mix, the vocals, or a remix, its vocals over another crop's accompaniment (Hsieh et
+    al. 2020, arXiv 2002.06817)."""
+
+    vocals: float = 0.5  # share of the crops
+    remixes: float = 0.0  # share of the crops, which are log-mels then
+    max_change_db: float = 6.0  # of the vocals' level in a remix
+
+    def __call__(self, crops: Tensor, targets: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
+        mix, vocals = crops.chunk(2, dim=2)
+        kinds = draw.random((len(crops), 1, 1))
+        other = torch.from_numpy(draw.permutation(len(crops))).to(crops.device)
+        change_db = draw.uniform(-self.max_change_db, self.max_change_db, (len(crops), 1, 1))
+        is_vocals, is_either, change = (
+            torch.from_numpy(values).to(crops.device)
+            for values in (kinds < self.vocals, kinds < self.vocals + self.remixes, change_db)
+        )
+        heard = torch.where(is_vocals, vocals, mix)
+        if self.remixes:
+            remix = _powers(vocals + change.float()) + _accompaniment(mix, vocals)[other]
+            heard = torch.where(is_either & ~is_vocals, _decibels(remix), heard)
+        return heard, targets
+
+
+def _accompaniment(mix: Tensor, vocals: Tensor) -> Tensor:
+    """Power of what is left of a mix without its vocals, both in decibels."""
+    return (_powers(mix) - _powers(vocals)).clamp(min=0)
+
+
+def _powers(decibels: Tensor) -> Tensor:
+    return 10 ** (decibels / 10)
+
+
+def _decibels(powers: Tensor) -> Tensor:
+    return 10 * torch.log10(powers)
+
+
+@dataclass(frozen=True)
 class SpecAugment:
     """Masks stretches of time and of mel bands by the crop's mean (Park et al. 2019, arXiv
     1904.08779)."""
@@ -58,8 +97,8 @@ class Mixup:
             return crops, targets
         share = draw.beta(self.concentration, self.concentration)
         other = torch.from_numpy(draw.permutation(len(crops))).to(crops.device)
-        powers = 10 ** (crops / 10) if self.decibels else crops
+        powers = _powers(crops) if self.decibels else crops
         mixed = share * powers + (1 - share) * powers[other]
         if self.decibels:
-            mixed = 10 * torch.log10(mixed)
+            mixed = _decibels(mixed)
         return mixed, share * targets + (1 - share) * targets[other]

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from artistid.audio.cache import content_digest
+from artistid.audio.cache import Entries, content_digest
 from artistid.dataset.corpus import Corpus, Track
 from artistid.foundation.errors import UserError, first_line
 from artistid.foundation.files import replacing, write_json
@@ -57,10 +57,10 @@ def load_network(path: Path) -> tuple[Weights, ModelCard]:
     return weights, card
 
 
-def corpus_digest(corpus: Corpus, entries: Mapping[Track, Path]) -> str:
+def corpus_digest(corpus: Corpus, entries: Mapping[Track, Entries]) -> str:
     """Identifies everything that training sees of a corpus: songs by content, artists, splits."""
     seen = [
-        (track.split, track.artist, entries[track].name)
+        (track.split, track.artist, *(entry.name for entry in entries[track]))
         for track in corpus.tracks
         if track.split != "test"
     ]

@@ -1,7 +1,8 @@
 """Crops of cached songs: which ones an epoch trains on, and how they are read.
 
 A song is a (frames, features) array, such as a log-mel or one embedding per excerpt; a crop is a
-run of consecutive frames. A song shorter than a crop is repeated to its length.
+run of consecutive frames. A song shorter than a crop is repeated to its length. Of a song that is
+heard from several sources, mix and vocals, the features of all stand side by side in every frame.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from artistid.audio import cache, excerpts
+from artistid.audio.cache import Entries
 from artistid.audio.excerpts import Indices
 
 RESIDENT_SHARE = 0.7  # of a GPU's free memory that songs may take; training needs the rest
@@ -74,30 +76,37 @@ class Songs(Protocol):
     """Songs to read crops from."""
 
     lengths: Indices  # (songs,), frames
+    n_sources: int  # side by side in every frame
 
     def read(self, crops: Crops, crop_frames: int) -> Tensor:
-        """(crops, crop_frames, features), as cached, on the device that holds the songs."""
+        """(crops, crop_frames, features of all sources), as cached, on the device that holds the
+        songs."""
 
 
 class MappedSongs:
     """Read from the cache through memory maps, each open for a moment: neither memory nor open
     files grow with the number of songs."""
 
-    def __init__(self, entries: Sequence[Path], array: str) -> None:
-        """`array` is the name of the array in each of the cache `entries`."""
+    def __init__(self, entries: Sequence[Entries], array: str) -> None:
+        """`array` is the name of the array in the cache entries of each song. Of several sources,
+        the shortest decides on the song's length."""
         self._entries, self._array = list(entries), array
-        self.lengths = np.array([self._length(path) for path in entries], dtype=np.intp)
-        self.first_frame = self._first_frame(self._entries[0]) if entries else np.empty((1, 0))
+        lengths = [min(map(self._length, own)) for own in entries]
+        self.lengths = np.array(lengths, dtype=np.intp)
+        self.n_sources = len(entries[0]) if entries else 1
+        self.first_frame = self._frames(0, 0, 1) if entries else np.empty((1, 0))
 
     def _length(self, entry: Path) -> int:
         with cache.opened(entry) as file:
             return int(file.get_slice(self._array).get_shape()[0])
 
-    def _first_frame(self, entry: Path) -> NDArray[Any]:
-        """(1, features): tells the type and width of all frames."""
-        with cache.opened(entry) as file:
-            frame: NDArray[Any] = file.get_slice(self._array)[:1]
-        return frame
+    def _frames(self, song: int, start: int, stop: int) -> NDArray[Any]:
+        """(frames, features of all sources)"""
+        parts = []
+        for entry in self._entries[song]:
+            with cache.opened(entry) as file:
+                parts.append(file.get_slice(self._array)[start:stop])
+        return parts[0] if len(parts) == 1 else np.hstack(parts)
 
     def read(self, crops: Crops, crop_frames: int) -> Tensor:
         # allocated at once, so that too large a batch fails at once
@@ -105,9 +114,7 @@ class MappedSongs:
         rows = np.empty(shape, dtype=self.first_frame.dtype)
         for row, song, start in zip(rows, crops.songs, crops.starts, strict=True):
             stop = min(start + crop_frames, self.lengths[song])
-            with cache.opened(self._entries[song]) as file:
-                frames = file.get_slice(self._array)[int(start) : int(stop)]
-            row[:] = np.resize(frames, row.shape)
+            row[:] = np.resize(self._frames(int(song), int(start), int(stop)), row.shape)
         return torch.from_numpy(rows)
 
 
@@ -120,9 +127,9 @@ def frames_of(seconds: float, frames_per_second: float, songs: Songs) -> int:
 class ResidentSongs:
     """All songs in the memory of one device, where the crops are cut."""
 
-    def __init__(self, frames: Tensor, lengths: Indices) -> None:
+    def __init__(self, frames: Tensor, lengths: Indices, n_sources: int = 1) -> None:
         """`frames` is (all frames, features): all songs, one after another."""
-        self.lengths, self._frames = lengths, frames
+        self.lengths, self._frames, self.n_sources = lengths, frames, n_sources
         self._offsets, self._lengths = (
             torch.from_numpy(values).to(frames.device)
             for values in (np.cumsum(lengths) - lengths, lengths)
@@ -137,7 +144,7 @@ class ResidentSongs:
         return self._frames[self._offsets[songs][:, None] + within]
 
 
-def open_songs(entries: Sequence[Path], array: str, device: torch.device) -> Songs:
+def open_songs(entries: Sequence[Entries], array: str, device: torch.device) -> Songs:
     """Songs in the memory of `device` if it is a GPU with room for all of them, else mapped."""
     songs = MappedSongs(entries, array)
     if device.type != "cuda":
@@ -156,4 +163,4 @@ def resident(songs: MappedSongs, device: torch.device) -> ResidentSongs:
     for song, (offset, length) in enumerate(zip(offsets, songs.lengths, strict=True)):
         whole = Crops(np.array([song]), np.array([0]))
         frames[offset : offset + length] = songs.read(whole, length)[0].to(device)
-    return ResidentSongs(frames, songs.lengths)
+    return ResidentSongs(frames, songs.lengths, songs.n_sources)

@@ -6,13 +6,12 @@ cross-validation on train.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from artistid.audio.cache import opened
+from artistid.audio.cache import Entries, opened
 from artistid.dataset.corpus import Track
 from artistid.foundation.errors import require_at_least
 from artistid.models.grid_search import GridSearch, Trial, make_folds
@@ -39,15 +38,17 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class MeanEmbedding:
-    """Loads a song as one row, (1, dim)."""
+    """Loads a song as one row for each source that is heard of it, (sources, dim)."""
 
-    entries: Mapping[Track, Path]  # of the cache
+    entries: Mapping[Track, Entries]
     array: str
 
     def __call__(self, track: Track, _n_rows: int | None = None) -> NDArray[np.float32]:
-        with opened(self.entries[track]) as file:
-            embeddings: NDArray[np.float32] = file.get_tensor(self.array)
-        return embeddings.mean(axis=0, keepdims=True)
+        rows = []
+        for entry in self.entries[track]:
+            with opened(entry) as file:
+                rows.append(file.get_tensor(self.array).mean(axis=0))
+        return np.stack(rows)
 
 
 @dataclass(frozen=True)

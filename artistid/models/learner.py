@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artistid import metrics
+from artistid.audio.cache import Entries
 from artistid.dataset.corpus import Corpus, Track
 from artistid.metrics import CVScores, Runs
 from artistid.models.card import ModelCard
@@ -34,7 +35,8 @@ class NetworkLearner:
     task: str
     method: Method
     corpus: Corpus
-    entries: Mapping[Track, Path]  # of the cache, for every track of the corpus
+    entries: Mapping[Track, Entries]  # of the cache, for every track of the corpus
+    source: str  # what of a song is heard, for the model card
     settings: TrainingSettings
     seed: int
     devices: Devices
@@ -53,6 +55,7 @@ class NetworkLearner:
             input=asdict(method.input),
             network=asdict(method.widths),
             crop_frames=self.crop_frames,
+            source=self.source,
         )
 
     @cached_property

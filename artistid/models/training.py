@@ -407,7 +407,7 @@ def song_posteriors(
     batch_size: int,
     devices: Devices,
 ) -> Posteriors:
-    """(songs, artists): the mean posterior of crops that cover the whole song.
+    """(songs, artists): the mean posterior of crops that cover the whole song, from each source.
 
     The processes share the songs, and each gets the posteriors of all."""
     network.eval()
@@ -432,12 +432,14 @@ def crop_posteriors(
     batch_size: int,
     devices: Devices,
 ) -> Iterator[tuple[Crops, NDArray[np.float32]]]:
-    """Batches of the crops with their posteriors, (crops, artists)."""
+    """Batches of the crops with their posteriors, (crops, artists), the mean over sources."""
     for first in range(0, len(crops), batch_size):
         batch = crops.take(slice(first, first + batch_size))
+        frames = songs.read(batch, crop_frames).to(devices.device).float()
         with torch.inference_mode(), devices.autocast():
-            logits = network(songs.read(batch, crop_frames).to(devices.device).float())
-        yield batch, logits.float().softmax(dim=1).cpu().numpy()
+            logits = [network(source) for source in frames.chunk(songs.n_sources, dim=2)]
+        posteriors = torch.stack(logits).float().softmax(dim=2).mean(dim=0)
+        yield batch, posteriors.cpu().numpy()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ TASKS = {  # title and method; braces refer to the metrics
     "task2": ("Task 2", "CNN on log-mel spectrograms"),
     "task2_baseline": ("Baseline", "{best_model} on {encoder[name]} embeddings"),
 }
+HEARD = {"vocals": ", of the vocals", "both": ", of mix and vocals"}
 SPLITS = ("val", "test")
 MEASURES = {"top1": "Top-1", "top3": "Top-3", "macro_f1": "Macro-F1"}
 MAX_SONGS = 200  # audio players per split; browsers struggle with many more
@@ -166,7 +167,7 @@ def _read(path: Path, task: str) -> Result:
     return Result(
         task=task,
         title=title,
-        method=method.format_map(metrics),
+        method=method.format_map(metrics) + HEARD.get(metrics["settings"].get("source"), ""),
         corpus=metrics["corpus"],
         modified=path.stat().st_mtime,
         scores={split: _scores(metrics[split]) for split in SPLITS if split in metrics},

@@ -1,0 +1,263 @@
+"""Separation by HTDemucs, with a small network of random weights in its file format."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import PROJECT, RATE, Call, hum, tone, write_audio
+from numpy.random import Generator
+from safetensors.torch import save_file
+
+demucs = pytest.importorskip("demucs", reason="pip install 'artistid[vocals]'")
+from demucs.api import Separator as Official  # noqa: E402
+from demucs.htdemucs import HTDemucs  # noqa: E402
+
+import task1  # noqa: E402
+from artistid.audio.decode import Audio, AudioError  # noqa: E402
+from artistid.foundation.errors import UserError  # noqa: E402
+from artistid.foundation.parallel import Workers  # noqa: E402
+from artistid.vocals import htdemucs, separation  # noqa: E402
+from artistid.vocals.voice import Separated, heard  # noqa: E402
+from musicfm import hub  # noqa: E402
+
+SOURCES = ["drums", "bass", "other", "vocals"]
+WIDTHS = {"channels": 8, "t_layers": 1, "t_heads": 2, "bottom_channels": 16, "segment": 1}
+KLASS = "demucs.htdemucs.HTDemucs"
+
+
+def write_network(path: Path, network: torch.nn.Module, klass: str = KLASS, **more: str) -> Path:
+    words = {"klass": klass, "args": json.dumps([SOURCES]), "kwargs": json.dumps(WIDTHS), **more}
+    save_file(network.state_dict(), path, metadata=words)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network() -> HTDemucs:
+    torch.manual_seed(5)
+    return HTDemucs(SOURCES, **WIDTHS).eval()
+
+
+@pytest.fixture(scope="module")
+def weights(network: HTDemucs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_network(tmp_path_factory.mktemp("htdemucs") / "tiny.safetensors", network)
+
+
+# --- separation --------------------------------------------------------------------------------
+
+
+def test_the_vocals_are_those_of_the_official_separator(
+    network: HTDemucs, weights: Path, rng: Generator
+) -> None:
+    class Tiny(Official):  # type: ignore[misc]
+        def _load_model(self) -> None:
+            self._model, self._samplerate, self._audio_channels = network, network.samplerate, 2
+
+    song = rng.normal(0, 0.1, (3 * 44_100, 2)).astype("f4") + 0.01
+    _, stems = Tiny(device="cpu", shifts=0).separate_tensor(torch.from_numpy(song.T.copy()))
+    expected = stems["vocals"].mean(dim=0).numpy()
+    found = htdemucs.find(weights).separate(Audio(song, 44_100, "", "WAV", 2))
+    assert (found.samples.shape, found.sample_rate) == ((3 * 44_100,), 44_100)
+    np.testing.assert_allclose(found.samples, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_long_song_is_separated_block_by_block(
+    weights: Path, rng: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = []
+
+    def as_it_is(_network: object, mix: torch.Tensor, _device: object) -> torch.Tensor:
+        pieces.append(mix.shape[1] / 44_100)
+        return mix
+
+    monkeypatch.setattr(htdemucs, "BLOCK_S", 2)
+    monkeypatch.setattr(htdemucs, "CONTEXT_S", 1)
+    monkeypatch.setattr(htdemucs, "_apply", as_it_is)
+    song = rng.normal(0.1, 0.1, (5 * 44_100, 2)).astype("f4")
+    found = htdemucs.find(weights).separate(Audio(song, 44_100, "", "WAV", 2))
+    np.testing.assert_allclose(found.samples, song.mean(axis=1), atol=1e-6)
+    assert pieces == [3, 4, 2]
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(16_000, 16_000), (48_000, 24_000)])
+def test_vocals_are_cached_as_flac_at_the_rate_of_the_song(
+    weights: Path, tmp_path: Path, rate: int, kept: int
+) -> None:
+    song = tmp_path / "song.wav"
+    write_audio(song, np.stack([tone(220, 1.5, rate), tone(330, 1.5, rate)], axis=1), rate)
+    separator = htdemucs.find(weights)
+    path = separation.separated(song, separator, tmp_path / "cache")
+    made = soundfile.info(path)
+    assert (made.format, made.channels, made.samplerate) == ("FLAC", 1, kept)
+    assert made.frames == 1.5 * kept
+    before = path.stat().st_mtime_ns
+    assert separation.separated(song, separator, tmp_path / "cache") == path
+    assert path.stat().st_mtime_ns == before
+
+
+def test_loud_vocals_do_not_clip(tmp_path: Path) -> None:
+    loud = Audio(3 * tone(220, 1), RATE, "", "", 1)
+    separation.write_flac(tmp_path / "v.flac", loud)
+    samples, _ = soundfile.read(tmp_path / "v.flac", dtype="float32")
+    np.testing.assert_allclose(samples, tone(220, 1) / np.abs(tone(220, 1)).max(), atol=1e-4)
+
+
+def test_files_and_samples_have_the_same_vocals(weights: Path, tmp_path: Path) -> None:
+    song = tmp_path / "song.wav"
+    write_audio(song, hum(1, np.random.default_rng(0)))
+    samples, _ = soundfile.read(song, dtype="float32")
+    mix = Audio(samples, RATE, "", "WAV", 1)
+    voice = Separated(tmp_path / "cache", weights)
+    file, memory = (voice.vocals(where, mix).samples for where in (song, None))
+    scale = max(1, np.abs(memory).max())
+    np.testing.assert_allclose(file, memory / scale, atol=1e-4)
+    assert heard(voice, song, mix).samples.shape == mix.samples.shape
+
+
+def test_songs_that_cannot_be_separated_are_named(weights: Path, tmp_path: Path) -> None:
+    good, bad, odd = (tmp_path / name for name in ("good.wav", "bad.wav", "odd.wav"))
+    write_audio(good, hum(1, np.random.default_rng(0), 1.0))
+    bad.write_text("no music")
+    soundfile.write(odd, np.full(8_000, np.nan), RATE, subtype="FLOAT")
+    songs = dict.fromkeys((good, bad, odd), 1.0)
+    separator = htdemucs.find(weights)
+    found, refused = separation.separate(songs, separator, tmp_path / "c", Workers())
+    assert list(found) == [good]
+    assert refused[bad] == "cannot be decoded: Format not recognised"
+    assert "not numbers" in refused[odd]
+    with pytest.raises(AudioError, match="Format not recognised"):
+        separation.separated(bad, separator, tmp_path / "c")
+
+
+# --- the file ----------------------------------------------------------------------------------
+
+
+def test_a_file_cannot_name_what_is_called(network: HTDemucs, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    evil = tmp_path / "evil.safetensors"
+    args = json.dumps([f"touch {ran}"])
+    save_file({}, evil, metadata={"klass": "os.system", "args": args, "kwargs": "{}"})
+    structured = write_network(tmp_path / "s.safetensors", network, structure="{}")
+    other = write_network(tmp_path / "o.safetensors", network, klass="demucs.demucs.Demucs")
+    for path in (evil, structured, other):
+        with pytest.raises(UserError, match="not the weights of an HTDemucs"):
+            htdemucs.find(path)
+    assert not ran.exists()
+
+
+def test_damaged_missing_and_other_files_are_one_line(
+    network: HTDemucs, weights: Path, tmp_path: Path, rng: Generator
+) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        htdemucs.find(tmp_path / "none.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"cut\.safetensors: damaged, or not safetensors"):
+        htdemucs.find(cut)
+    wider = write_network(tmp_path / "w.safetensors", network, kwargs='{"channels": 12}')
+    song = Audio(rng.normal(0, 0.1, RATE).astype("f4"), RATE, "", "WAV", 1)
+    with pytest.raises(UserError, match=r"w\.safetensors: weights of another network"):
+        htdemucs.find(wider).separate(song)
+
+
+def test_the_published_file_is_downloaded_once_and_checked(
+    network: HTDemucs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(htdemucs, "FOLDER", tmp_path)
+    monkeypatch.setattr(hub, "cached", lambda _: None)
+
+    def fail(file: hub.HubFile, _folder: Path) -> Path:
+        raise hub.DownloadError(f"{file.name} cannot be downloaded; try again")
+
+    monkeypatch.setattr(hub, "fetch", fail)
+    with pytest.raises(UserError, match=r"955717e8\.safetensors cannot be downloaded; try again"):
+        htdemucs.find(None)
+    monkeypatch.setattr(
+        hub, "fetch", lambda file, folder: write_network(folder / file.name, network)
+    )
+    with caplog.at_level("INFO", "artistid"):
+        found = htdemucs.find(None)
+        monkeypatch.setattr(hub, "fetch", fail)
+        assert htdemucs.find(None) == found
+    assert "downloading HTDemucs, 84 MB" in caplog.text
+    assert "is not the published HTDemucs; used as it is" in caplog.text
+
+
+def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "demucs", None)
+    with pytest.raises(UserError, match=r"pip install .*demucs.*--vocals FOLDER"):
+        htdemucs.find(None)
+
+
+# --- a task ------------------------------------------------------------------------------------
+
+
+def test_a_broken_song_is_named_before_anything_is_separated(
+    course: Path, weights: Path, tmp_path: Path, call: Call
+) -> None:
+    (course / "artist20/test/002.mp3").write_text("no music")
+    places = ("--data", course, "--cache", tmp_path / "cache", "--source", "vocals")
+    status, _, errors = call(task1, *places, "--separator", weights)
+    assert status == 2
+    assert re.search(r"1 of 28 files cannot be used.*\n.*002\.mp3: cannot be decoded", errors)
+    assert not list((tmp_path / "cache").rglob("*.flac"))
+
+
+@pytest.mark.slow
+def test_real_songs_are_separated_once_and_a_kill_costs_one_of_them(
+    gamemusic: Path, weights: Path, tmp_path: Path
+) -> None:
+    """Five songs of 20 s by two composers, whose files have not been decoded before."""
+    songs = sorted((gamemusic / "artist20/train_val").rglob("*.mp3"))
+    by_artist = {
+        path.parts[-3]: [p for p in songs if p.parts[-3] == path.parts[-3]] for path in songs
+    }
+    chosen = [own for own in by_artist.values() if len(own) >= 3][:2]
+    for artist, own in zip("ab", chosen, strict=True):
+        for number, (path, n_songs) in enumerate(zip(own, range(3), strict=False)):
+            if artist == "b" and n_songs == 2:
+                break
+            samples, rate = soundfile.read(path, stop=20 * soundfile.info(path).samplerate)
+            write_audio(tmp_path / f"library/{artist}/album {number}/{number}.flac", samples, rate)
+
+    def command(name: str) -> list[str]:
+        places = (
+            "--data",
+            tmp_path / "library",
+            "--cache",
+            tmp_path / name,
+            "--out",
+            tmp_path / "o",
+        )
+        options = ("--source", "vocals", "--separator", weights, "--folds", 2, "--quiet")
+        return [sys.executable, *map(str, (PROJECT / "task1.py", *places, *options))]
+
+    def separated(name: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.flac")}
+
+    process = subprocess.Popen(command("killed"), start_new_session=True)
+    while len(separated("killed")) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    left = separated("killed")
+    assert 2 <= len(left) < 5
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.flac")}
+    for name in ("killed", "whole"):
+        subprocess.run(command(name), check=True)
+    assert len(separated("whole")) == 5
+    assert separated("killed") == separated("whole")
+    assert left.items() <= separated("whole").items()
+    assert {path: path.stat().st_mtime_ns for path in times} == times
