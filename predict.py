@@ -88,7 +88,8 @@ def main(settings: Settings) -> None:
     if (settings.vocals or settings.separator) and predictor.source == "mix":
         raise UserError("--vocals and --separator: of no use, only the mix is heard")
     if not settings.quiet:
-        print(f"model: {path}, {len(predictor.artists)} artists", file=sys.stderr)
+        heard = "" if predictor.source == "mix" else f", listens to {predictor.source}"
+        print(f"model: {path}, {len(predictor.artists)} artists{heard}", file=sys.stderr)
     ranked: dict[Path, predictions.Ranked] = {}
     refused: list[str] = []
     drawn: set[Path] = set()

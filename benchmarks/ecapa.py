@@ -1,6 +1,6 @@
 """Speed and agreement of our ECAPA-TDNN, against SpeechBrain's.
 
-    pip install speechbrain
+    pip install --no-deps speechbrain hyperpyyaml ruamel.yaml
     python3 -m benchmarks.ecapa [--batches 1 4 16]
 
 Random weights of full size. SpeechBrain cannot be imported without torchaudio, which it does not

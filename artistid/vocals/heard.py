@@ -3,6 +3,7 @@
 Vocals come from a folder of stems, or from a separator. A song without a singer is heard as it is.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from artistid.foundation.errors import UserError, printable
 from artistid.foundation.parallel import Workers
 from artistid.vocals import separation
 from artistid.vocals.stems import find_stems
+
+log = logging.getLogger("artistid")
 
 Source = Literal["mix", "vocals", "both"]
 
@@ -86,6 +89,7 @@ def find_voices(
     else:
         assert settings.vocals
         stems = find_stems(list(seconds), settings.vocals)
+        log.info("vocals: %d songs have theirs in %s", len(stems), settings.vocals)
         no_stem = f"no vocals in {printable(settings.vocals)}"
         failed = {path: no_stem for path in seconds if path not in stems}
     refused |= {track: failed[track.path] for track in mixes.entries if track.path in failed}

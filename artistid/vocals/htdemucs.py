@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from multiprocessing import parent_process
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,9 +21,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from tqdm import tqdm
 
 from artistid.audio.decode import Audio, AudioError, Samples, decode
 from artistid.audio.source import at_rate
+from artistid.foundation import progress
 from artistid.foundation.errors import UserError, first_line
 from artistid.foundation.parallel import Place
 from musicfm import hub
@@ -36,6 +39,7 @@ PUBLISHED = hub.HubFile(
 )
 FOLDER = Path(__file__).parent / "data"
 KIND = "demucs.htdemucs.HTDemucs"  # the only class that a file may ask for
+OVERLAP = 0.25  # of segments, demucs' default
 BLOCK_S, CONTEXT_S = 300, 10  # separated at a time, and heard before and after it
 
 _ONE_AT_A_TIME = Lock()  # on the GPU, while other threads decode and write
@@ -106,7 +110,7 @@ def _published() -> Path:
     try:
         return hub.fetch(PUBLISHED, FOLDER)
     except hub.DownloadError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{error}; or name vocals that you have with --vocals FOLDER") from error
 
 
 def _metadata(path: Path) -> Mapping[str, str]:
@@ -144,20 +148,32 @@ def _separated(mix: Samples, network: Any, device: torch.device) -> Samples:
     mean, deviation = both.mean(), both.std(ddof=1) + 1e-8
     vocals = np.empty(len(mix), dtype=np.float32)
     block, context = BLOCK_S * network.samplerate, CONTEXT_S * network.samplerate
-    for start in range(0, len(mix), block):
-        first, stop = max(0, start - context), min(start + block, len(mix))
-        heard = (mix[first : stop + context] - mean) / deviation
-        stem = _apply(network, torch.from_numpy(heard.T.copy()), device).mean(dim=0).numpy()
-        vocals[start:stop] = stem[start - first : stop - first] * deviation + mean
+    hidden = parent_process() is not None  # a worker's
+    total = round(len(mix) / network.samplerate)
+    with progress.bar(total=total, desc="separating", unit="s", leave=False, hidden=hidden) as bar:
+        for start in range(0, len(mix), block):
+            first, stop = max(0, start - context), min(start + block, len(mix))
+            heard = (mix[first : stop + context] - mean) / deviation
+            stems = _apply(network, torch.from_numpy(heard.T.copy()), device, bar)
+            stem = stems.mean(dim=0).numpy()
+            vocals[start:stop] = stem[start - first : stop - first] * deviation + mean
     return vocals
 
 
-def _apply(network: Any, mix: Tensor, device: torch.device) -> Tensor:
+def _apply(network: Any, mix: Tensor, device: torch.device, bar: "tqdm[Any]") -> Tensor:
     """(2, samples) -> the vocals, (2, samples), on the CPU."""
     from demucs.apply import apply_model
 
+    seconds = max(1, round((1 - OVERLAP) * float(network.segment)))  # to the next segment
+
+    def finished(state: Mapping[str, Any]) -> None:
+        if state["state"] == "end":
+            bar.update(min(seconds, bar.total - bar.n))
+
     with _ONE_AT_A_TIME, torch.inference_mode():
-        stems: Tensor = apply_model(network, mix[None], shifts=0, device=device)[0]
+        stems: Tensor = apply_model(
+            network, mix[None], shifts=0, overlap=OVERLAP, device=device, callback=finished
+        )[0]
     return stems[network.sources.index("vocals")].cpu()
 
 
