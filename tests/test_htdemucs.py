@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import PROJECT, RATE, Call, hum, tone, write_audio
+from conftest import PROJECT, RATE, Call, hum, read, tone, write_audio
 from numpy.random import Generator
 from safetensors.torch import save_file
 
@@ -218,33 +218,35 @@ def test_a_broken_song_is_named_before_anything_is_separated(
 def test_real_songs_are_separated_once_and_a_kill_costs_one_of_them(
     gamemusic: Path, weights: Path, tmp_path: Path
 ) -> None:
-    """Five songs of 20 s by two composers, whose files have not been decoded before."""
-    songs = sorted((gamemusic / "artist20/train_val").rglob("*.mp3"))
-    by_artist = {
-        path.parts[-3]: [p for p in songs if p.parts[-3] == path.parts[-3]] for path in songs
+    """Five songs of 8 s by two composers."""
+    source, root = gamemusic / "artist20", tmp_path / "some/artist20"
+    entries = {name: read(source / f"{name}.json") for name in ("train", "val")}
+    artists = sorted({Path(entry).parts[1] for entry in entries["val"]})[:2]
+    chosen = {
+        name: [e for artist in artists for e in own if Path(e).parts[1] == artist][:n]
+        for name, own, n in (("train", entries["train"], 99), ("val", entries["val"], 1))
     }
-    chosen = [own for own in by_artist.values() if len(own) >= 3][:2]
-    for artist, own in zip("ab", chosen, strict=True):
-        for number, (path, n_songs) in enumerate(zip(own, range(3), strict=False)):
-            if artist == "b" and n_songs == 2:
-                break
-            samples, rate = soundfile.read(path, stop=20 * soundfile.info(path).samplerate)
-            write_audio(tmp_path / f"library/{artist}/album {number}/{number}.flac", samples, rate)
+    by_artist = [[e for e in chosen["train"] if Path(e).parts[1] == artist] for artist in artists]
+    chosen["train"] = [*by_artist[0][:2], *by_artist[1][:2]]
+    for name, own in chosen.items():
+        for entry in own:
+            rate = soundfile.info(source / entry).samplerate
+            samples, _ = soundfile.read(source / entry, stop=8 * rate)
+            (root / entry).parent.mkdir(parents=True, exist_ok=True)
+            with (root / entry).open("wb") as file:
+                soundfile.write(file, samples, rate, format="FLAC")
+        (root / f"{name}.json").write_text(json.dumps(own))
 
     def command(name: str) -> list[str]:
-        places = (
-            "--data",
-            tmp_path / "library",
-            "--cache",
-            tmp_path / name,
-            "--out",
-            tmp_path / "o",
-        )
-        options = ("--source", "vocals", "--separator", weights, "--folds", 2, "--quiet")
-        return [sys.executable, *map(str, (PROJECT / "task1.py", *places, *options))]
+        places = ("--data", tmp_path / "some", "--cache", tmp_path / name, "--out", tmp_path / "o")
+        options = ("--source", "vocals", "--separator", weights, "--epochs", 1, "--quiet")
+        return [sys.executable, *map(str, (PROJECT / "task2.py", *places, *options))]
+
+    def files(name: str) -> list[Path]:  # complete ones
+        return [path for path in (tmp_path / name).rglob("*.flac") if path.name[0] != "."]
 
     def separated(name: str) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.flac")}
+        return {path.name: path.read_bytes() for path in files(name)}
 
     process = subprocess.Popen(command("killed"), start_new_session=True)
     while len(separated("killed")) < 2:
@@ -254,7 +256,7 @@ def test_real_songs_are_separated_once_and_a_kill_costs_one_of_them(
     assert process.wait() == -signal.SIGKILL
     left = separated("killed")
     assert 2 <= len(left) < 5
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.flac")}
+    times = {path: path.stat().st_mtime_ns for path in files("killed")}
     for name in ("killed", "whole"):
         subprocess.run(command(name), check=True)
     assert len(separated("whole")) == 5
