@@ -21,6 +21,7 @@ from artistid.foundation.errors import UserError, printable
 from artistid.foundation.files import write_all
 from artistid.models.devices import DeviceName
 from artistid.results import figures, predictions
+from artistid.vocals.heard import SeparatorFile, VocalsFolder, require_one
 from artistid.vocals.voice import Separated, Stems
 
 
@@ -48,14 +49,8 @@ class Settings:
     ] = "trained"
     """What is heard of a song: what the model was trained on; of one that was trained on both, also
     the mix or the vocals alone."""
-    vocals: Annotated[
-        Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: HTDemucs separates them)")
-    ] = None
-    """Vocals that are there already, under the names of the songs, or as Demucs writes them."""
-    separator: Annotated[
-        Path | None, arg(metavar="FILE", help_behavior_hint="(default: downloaded when needed)")
-    ] = None
-    """Weights of HTDemucs."""
+    vocals: VocalsFolder = None
+    separator: SeparatorFile = None
     cache: Annotated[
         Path, arg(metavar="FOLDER", help_behavior_hint="(default: cache/ of the project)")
     ] = DEFAULT_CACHE
@@ -72,6 +67,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.songs:
             raise UserError("which songs? Name files, folders or patterns (see --help)")
+        require_one(self.vocals, self.separator)
 
 
 def main(settings: Settings) -> None:

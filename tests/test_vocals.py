@@ -222,6 +222,8 @@ def test_predict_takes_stems(
         2,
         "predict.py: --vocals and --separator: of no use, only the mix is heard\n",
     )
+    status, _, errors = call(predict, song, "--vocals", stems, "--separator", "x")
+    assert (status, "there is nothing to separate" in errors) == (2, True)
     status, _, errors = call(predict, song, "--vocals", tmp_path / "result")
     assert status == 2
     assert errors.splitlines()[-1].endswith(f"003.mp3: no vocals in {tmp_path}/result")

@@ -24,6 +24,23 @@ from artistid.vocals.stems import find_stems
 log = logging.getLogger("artistid")
 
 Source = Literal["mix", "vocals", "both"]
+VocalsFolder = Annotated[  # options of the tasks and of predict.py
+    Path | None,
+    arg(
+        metavar="FOLDER",
+        help="Vocals that are there already, under the names of the songs, or as Demucs writes "
+        "them.",
+        help_behavior_hint="(default: HTDemucs separates them)",
+    ),
+]
+SeparatorFile = Annotated[
+    Path | None,
+    arg(
+        metavar="FILE",
+        help="Weights of HTDemucs.",
+        help_behavior_hint="(default: downloaded when needed)",
+    ),
+]
 
 INAUDIBLE = 1e-3  # of the mix's power, -30 dB: vocals that are softer all along are leakage
 SILENT = 1e-8  # power of a second, -80 dB of full scale
@@ -36,21 +53,20 @@ class SourceSettings:
 
     source: Source = "mix"
     """What is heard of each song: the mix, the vocals alone, or both."""
-    vocals: Annotated[
-        Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: HTDemucs separates them)")
-    ] = None
-    """Vocals that are there already, under the names of the songs, or as Demucs writes them."""
-    separator: Annotated[
-        Path | None, arg(metavar="FILE", help_behavior_hint="(default: downloaded when needed)")
-    ] = None
-    """Weights of HTDemucs."""
+    vocals: VocalsFolder = None
+    separator: SeparatorFile = None
 
     def __post_init__(self) -> None:
         for name in ("vocals", "separator"):
             if self.source == "mix" and getattr(self, name) is not None:
                 raise UserError(f"--{name} is of no use without --source vocals or --source both")
-        if self.vocals is not None and self.separator is not None:
-            raise UserError("--vocals and --separator: there is nothing to separate; use only one")
+        require_one(self.vocals, self.separator)
+
+
+def require_one(vocals: Path | None, separator: Path | None) -> None:
+    """Raise UserError if vocals are given and to be separated."""
+    if vocals is not None and separator is not None:
+        raise UserError("--vocals and --separator: there is nothing to separate; use only one")
 
 
 @dataclass(frozen=True)
@@ -102,11 +118,8 @@ def find_voices(
     without_singer = []
     for track, entry in voices.entries.items():
         mix, vocals = levels.load(mixes.entries[track]), levels.load(entry)
-        if lengths_differ(mix, vocals):
-            refused[track] = (
-                f"its vocals, {printable(files[track])}, are {len(vocals)} s long, "
-                f"and the song {len(mix)} s"
-            )
+        if difference := difference_of(mix, vocals):
+            refused[track] = f"its vocals, {printable(files[track])}, are {difference}"
         elif not has_singer(mix, vocals):
             without_singer.append(track)
     _stop_unless(skip_bad, tracks, refused)
@@ -119,9 +132,11 @@ def find_voices(
     return Voices(usable, without_singer, refused, mixes.notes)
 
 
-def lengths_differ(mix: NDArray[np.float32], vocals: NDArray[np.float32]) -> bool:
-    """Whether these cannot be the vocals of this song; both are `levels.powers`."""
-    return abs(len(mix) - len(vocals)) > MAX_DIFFERENCE_S
+def difference_of(mix: NDArray[np.float32], vocals: NDArray[np.float32]) -> str:
+    """Why these cannot be the vocals of this song, or nothing; both are `levels.powers`."""
+    if abs(len(mix) - len(vocals)) <= MAX_DIFFERENCE_S:
+        return ""
+    return f"{len(vocals)} s long, and the song {len(mix)} s"
 
 
 def has_singer(mix: NDArray[np.float32], vocals: NDArray[np.float32]) -> bool:

@@ -10,7 +10,7 @@ from artistid.audio import levels, source
 from artistid.audio.decode import Audio, AudioError
 from artistid.foundation.errors import printable
 from artistid.vocals import separation
-from artistid.vocals.heard import has_singer, lengths_differ
+from artistid.vocals.heard import difference_of, has_singer
 from artistid.vocals.stems import find_stems
 
 
@@ -48,7 +48,7 @@ class Separated:
     weights: Path | None = None  # None: the published ones
 
     @cached_property
-    def _separator(self) -> "separation.AnySeparator":
+    def _separator(self) -> separation.AnySeparator:
         from artistid.vocals import htdemucs  # loads torch
 
         return htdemucs.find(self.weights)
@@ -66,8 +66,6 @@ def heard(voice: Voice, song: Path | None, mix: Audio) -> Audio:
     vocals = voice.vocals(song, mix)
     rate = levels.LevelSettings().sample_rate
     powers = [levels.powers(source.at_rate(a, rate).samples, rate) for a in (mix, vocals)]
-    if lengths_differ(*powers):
-        raise AudioError(
-            f"its vocals are {vocals.seconds:.0f} s long, the song {mix.seconds:.0f} s"
-        )
+    if difference := difference_of(*powers):
+        raise AudioError(f"its vocals are {difference}")
     return vocals if has_singer(*powers) else mix
