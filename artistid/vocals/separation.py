@@ -74,7 +74,7 @@ def separate(
     on_cpu = f"; about {CPU_TIMES * hours:.2g} h on a CPU" if separator.place == "here" else ""
     log.info("vocals: %d songs to separate, %.2g h of audio%s", len(jobs), hours, on_cpu)
     reasons = parallel.run(
-        partial(_separate_one, separator=separator, cache=cache),
+        partial(_separate_one, separator=separator),
         jobs,
         workers=workers,
         label="vocals",
@@ -92,11 +92,9 @@ def separated(song: Path, separator: AnySeparator, cache: Path) -> Path:
 
     Raises AudioError for a song that cannot be used, UserError if the cache cannot be written
     to."""
-    entry = entry_of(song, separator, cache.absolute())
+    entry = entry_of(song, separator, cache)
     if not entry.is_file():
-        vocals = separator.vocals_of(song)
-        with writing_to(entry):
-            write_flac(entry, vocals)
+        _write_vocals(song, entry, separator)
     return entry
 
 
@@ -107,13 +105,19 @@ def entry_of(song: Path, separator: AnySeparator, cache: Path) -> Path:
     return path.with_suffix(".flac")
 
 
-def _separate_one(job: _Job, separator: AnySeparator, cache: Path) -> str:
+def _separate_one(job: _Job, separator: AnySeparator) -> str:
     """Why it cannot be done, or nothing."""
     try:
-        separated(job.song, separator, cache)
+        _write_vocals(job.song, job.entry, separator)
     except AudioError as error:
         return str(error)
     return ""
+
+
+def _write_vocals(song: Path, entry: Path, separator: AnySeparator) -> None:
+    vocals = separator.vocals_of(song)
+    with writing_to(entry):
+        write_flac(entry, vocals)
 
 
 def write_flac(path: Path, vocals: Audio) -> None:
