@@ -116,7 +116,7 @@ def extract(
     jobs: dict[Path, _Job] = {}
     digests = [one.digest for one in (recipe, *recipe.parts)]
     for track in progress.bar(tracks, desc=f"{recipe.name}: reading", unit="song", leave=False):
-        file = (files[track] if files else track.path).absolute()
+        file = (track.path if files is None else files[track]).absolute()
         try:
             content = content_digest(file)
         except OSError as error:

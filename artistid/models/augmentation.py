@@ -35,11 +35,11 @@ class DrawSource:
             torch.from_numpy(values).to(crops.device)
             for values in (kinds < self.vocals, kinds < self.vocals + self.remixes, change_db)
         )
-        heard = torch.where(is_vocals, vocals, mix)
+        heard = mix
         if self.remixes:
             remix = _powers(vocals + change.float()) + _accompaniment(mix, vocals)[other]
-            heard = torch.where(is_either & ~is_vocals, _decibels(remix), heard)
-        return heard, targets
+            heard = torch.where(is_either, _decibels(remix), mix)
+        return torch.where(is_vocals, vocals, heard), targets
 
 
 def _accompaniment(mix: Tensor, vocals: Tensor) -> Tensor:
