@@ -6,24 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from artistid import cli, metrics
-from artistid.audio.cache import Entries
+from artistid.audio.cache import Entries, content_digest
 from artistid.audio.extraction import Recipe, extract, require_usable
 from artistid.cli import DataSettings
-from artistid.dataset.corpus import SPLITS, Corpus, Track, listing
+from artistid.dataset.corpus import SPLITS, Corpus, Split, Track, listing
 from artistid.dataset.demo import ensure_demo_corpus, is_demo_corpus
 from artistid.dataset.library import LibrarySettings, split_lists
 from artistid.dataset.read import read_corpus
 from artistid.foundation import progress
 from artistid.foundation.errors import printable
 from artistid.foundation.parallel import IS_MAIN_PROCESS, Workers
-from artistid.metrics import Runs
+from artistid.metrics import Posteriors, Runs
 from artistid.models.card import ModelCard
 from artistid.results import record
+from artistid.results.posteriors import RunPosteriors, SavedModel, posteriors_file, to_npz
 from artistid.results.record import Candidate, Outputs, Provenance, Record, Task
 from artistid.vocals.heard import SourceSettings, Voices, find_voices
 
@@ -77,8 +78,8 @@ class Learner(Protocol[F]):
     def fit(self, train: Sequence[Track], val: Sequence[Track]) -> Sequence[F]:
         """The models worth validating."""
 
-    def refit(self, best: F, tracks: Sequence[Track]) -> F:
-        """The same model, trained anew on `tracks`."""
+    def refit(self, models: Sequence[F], tracks: Sequence[Track]) -> Sequence[F]:
+        """The same models, trained anew on `tracks`."""
 
     def clean_up(self) -> None:
         """Delete what was kept for resuming."""
@@ -126,6 +127,12 @@ class Extracted:
     entries: Mapping[Track, Entries]
     left_out: Mapping[Track, str]  # with the reason
     without_singer: Sequence[Track]  # of those that are heard by their vocals
+
+    @property
+    def scored(self) -> dict[Split, list[Track]]:
+        """The songs of val, and those of test, of which unusable ones come last."""
+        unusable = [track for track in self.left_out if track.split == "test"]
+        return {"val": self.corpus.split("val"), "test": self.corpus.split("test") + unusable}
 
 
 # --- start -------------------------------------------------------------------------------------
@@ -231,6 +238,19 @@ def extracted(run: Run, recipe: Recipe) -> Extracted:
 # --- train, validate, refit, report ------------------------------------------------------------
 
 
+class _Answer(NamedTuple):
+    """A model, and what it says of val and test."""
+
+    candidate: Candidate
+    final: Fitted  # what is saved
+    temperature: float
+    on_val: Runs
+    on_test: Runs
+
+    def calibrated(self, runs: Runs) -> Posteriors:
+        return metrics.tempered(runs.mean(axis=0), self.temperature)
+
+
 def train_and_report(
     run: Run,
     data: Extracted,
@@ -238,81 +258,93 @@ def train_and_report(
     refit: bool,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train on train and validate on val; predict test with the best model, trained again on
-    both if `refit`; write the model, the predictions, the metrics and the figures."""
+    """Train on train and validate on val; predict test with the best model; write the models, the
+    predictions, the metrics and the figures. If `refit`, models are trained again on both before
+    they predict test and are saved."""
     train, val, test = (data.corpus.split(split) for split in SPLITS)
     models = list(learner.fit(train, val))
     number = learner.choose(models)
-    best = models[number]
     on_val = [model.posteriors(val) for model in models]
-    final = best
+    final = models
     if refit:
-        log.info("training %s again, on train and val: it predicts test and is saved", best.name)
-        final = learner.refit(best, train + val)
-    on_test = final.posteriors(test)
+        names = ", ".join(model.name for model in models)
+        log.info("training %s again, on train and val, to predict test and to be saved", names)
+        final = list(learner.refit(models, train + val))
+    on_test = [model.posteriors(test) for model in final]
     if not IS_MAIN_PROCESS:
         return
     run.clock.lap("training")
 
-    artists = data.corpus.artists
-    without_singer = [track.id for track in data.without_singer]
-    voices = {"without_singer": without_singer} if run.source.source != "mix" else {}
-    unusable = [track for track in data.left_out if track.split == "test"]
-    on_test = np.pad(on_test, ((0, 0), (0, len(unusable)), (0, 0)))  # they get no prediction
-    tracks = {"val": val, "test": [*test, *unusable]}
-    names = {split: [track.artist for track in own] for split, own in tracks.items()}
-    lists = split_lists(run.corpus) if run.corpus.is_split_here else {}
-
-    labels = metrics.labels_of(names["val"], artists)
-    temperature = metrics.fit_temperature(on_val[number].mean(axis=0), labels)
-    evaluations = [metrics.evaluate(runs, names["val"], artists, temperature) for runs in on_val]
-    evaluated = metrics.evaluate(on_test, names["test"], artists, temperature)
-    candidates = [
-        Candidate(model.name, evaluation, model.summary, model.details)
-        for model, evaluation in zip(models, evaluations, strict=True)
-    ]
-    _log_candidates(candidates, f"{learner.chosen_by}, and so the one that predicts: {best.name}")
-    path = run.outputs.results / f"model_{run.task.name}"
-    files = final.save(path, replace(final.card, temperature=temperature))
-    for other_kind in set(path.parent.glob(f"{path.name}.*")) - files:
-        other_kind.unlink()
+    answers = [_evaluated(data, *own) for own in zip(models, final, on_val, on_test, strict=True)]
+    best = answers[number]
+    choice = f"{learner.chosen_by}, and so the one that predicts: {best.candidate.name}"
+    record.log_candidates([answer.candidate for answer in answers], choice)
+    posteriors = _saved(run, data, answers, number)
     run.clock.lap("evaluation")
+    unheard = {"without_singer": [track.id for track in data.without_singer]}
+    test_names = [track.artist for track in data.scored["test"]]
     result = Record(
         task=run.task,
         settings=run.settings,
         provenance=run.provenance,
         corpus=data.corpus.name,
-        artists=artists,
+        artists=data.corpus.artists,
         notices=data.corpus.warnings,
         left_out=data.left_out,
-        split_lists=lists,
-        tracks=tracks,
-        candidates=candidates,
-        best=candidates[number],
-        test=evaluated,
-        temperature=temperature,
-        extra={**(extra or {}), **voices},
+        split_lists=split_lists(run.corpus) if run.corpus.is_split_here else {},
+        tracks=data.scored,
+        candidates=[answer.candidate for answer in answers],
+        best=best.candidate,
+        test=metrics.evaluate(best.on_test, test_names, data.corpus.artists, best.temperature),
+        temperature=best.temperature,
+        extra={**(extra or {}), **(unheard if run.source.source != "mix" else {})},
         seconds=run.clock.seconds,
     )
-    record.write(result, run.outputs)
+    path = posteriors_file(run.outputs.results, run.task.name)
+    record.write(result, run.outputs, {path: to_npz(posteriors, path.parent)})
     learner.clean_up()
 
 
-def _log_candidates(candidates: Sequence[Candidate], choice: str) -> None:
-    """Their scores on val with 95% intervals, as a table."""
-    columns = list(dict.fromkeys(name for candidate in candidates for name in candidate.summary))
-    rows = [["model", "val top-1", "val top-3", "macro-F1", *columns]]
-    for candidate in candidates:
-        scores = candidate.val.scores
-        assert scores is not None
-        values = (candidate.summary.get(column, "") for column in columns)
-        row = [candidate.name, scores.top1_text, scores.top3_text, f"{scores.macro_f1:.3f}"]
-        rows.append([*row, *values])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    log.info("accuracy on val, with 95%% intervals:\n%s", "\n".join(lines))
-    for candidate in candidates:
-        if candidate.val.scores and candidate.val.scores.seeds:
-            log.info("%s on val, %s", candidate.name, candidate.val.scores.seeds)
-    if len(candidates) > 1:
-        log.info("%s", choice)
+def _evaluated(
+    data: Extracted, validated: Fitted, final: Fitted, on_val: Runs, on_test: Runs
+) -> _Answer:
+    names = [track.artist for track in data.scored["val"]]
+    labels = metrics.labels_of(names, data.corpus.artists)
+    temperature = metrics.fit_temperature(on_val.mean(axis=0), labels)
+    evaluation = metrics.evaluate(on_val, names, data.corpus.artists, temperature)
+    candidate = Candidate(validated.name, evaluation, validated.summary, validated.details)
+    n_unusable = len(data.scored["test"]) - on_test.shape[1]
+    padded = np.pad(on_test, ((0, 0), (0, n_unusable), (0, 0)))  # they get no prediction
+    return _Answer(candidate, final, temperature, on_val, padded)
+
+
+def _saved(run: Run, data: Extracted, answers: Sequence[_Answer], chosen: int) -> RunPosteriors:
+    """Saves the model that predicts as model_<task>, the others as members/<task>/<name>. Those of
+    an earlier run that are not replaced are deleted."""
+    folder, task = run.outputs.results, run.task.name
+    others = folder / "members" / task
+    models, written = [], set()
+    for i, answer in enumerate(answers):
+        path = folder / f"model_{task}" if i == chosen else others / answer.candidate.name
+        card = replace(answer.final.card, temperature=answer.temperature)
+        files = answer.final.save(path, card)
+        file = next(file for file in files if file.suffix != ".json")
+        posteriors: dict[Split, Posteriors] = {
+            "val": answer.calibrated(answer.on_val),
+            "test": answer.calibrated(answer.on_test),
+        }
+        place = file.relative_to(folder).as_posix()
+        models.append(SavedModel(answer.candidate.name, place, content_digest(file), posteriors))
+        written |= files
+    for old in {*folder.glob(f"model_{task}.*"), *others.glob("*")} - written:
+        old.unlink()
+    return RunPosteriors(
+        task,
+        run.corpus.name,
+        run.corpus.split_digest,
+        data.corpus.warnings,
+        data.corpus.artists,
+        data.scored,
+        models,
+        chosen,
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -12,14 +13,14 @@ from torch import Tensor, nn
 
 from artistid.audio import features, melspec
 from artistid.audio import source as one_channel
-from artistid.audio.cache import DEFAULT_CACHE
+from artistid.audio.cache import DEFAULT_CACHE, content_digest
 from artistid.audio.decode import Audio
 from artistid.encoders import registry
 from artistid.encoders.registry import AnyEncoder
 from artistid.foundation.errors import UserError, first_line
 from artistid.metrics import tempered
 from artistid.models import classical
-from artistid.models.card import ModelCard, restored
+from artistid.models.card import ModelCard, parse_card, restored, restored_members
 from artistid.models.checkpoint import load_network
 from artistid.models.crops import ResidentSongs, covering
 from artistid.models.devices import DeviceName, Devices
@@ -46,53 +47,111 @@ Song = str | Path | tuple[Samples, int]  # a file, or mono samples and their rat
 
 @dataclass(frozen=True)
 class ExcerptPosteriors:
-    """Not calibrated."""
-
     song: Floats  # (artists,)
     n_rows: int  # of which that is the mean
     excerpts: Floats  # (excerpts, artists)
     starts_s: Floats  # (excerpts,), seconds
     ends_s: Floats  # (excerpts,), seconds
 
+    def tempered(self, temperature: float) -> "ExcerptPosteriors":
+        song = tempered(self.song[np.newaxis], temperature)[0]
+        return replace(self, song=song, excerpts=tempered(self.excerpts, temperature))
+
 
 class SongModel(Protocol):
     """What differs between kinds of models."""
 
     def posteriors(self, audio: Audio) -> ExcerptPosteriors:
-        """Of mono audio at any rate. Raises AudioError if it is too short."""
+        """Of mono audio at any rate, not calibrated. Raises AudioError if it is too short."""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """A song, as models hear it: its mix, and its vocals if one of them asks for them."""
+
+    mix: Audio
+    file: Path | None
+    voice: Voice
+
+    @cached_property
+    def vocals(self) -> Audio:
+        return voices.heard(self.voice, self.file, self.mix)
+
+    def of(self, source: Source) -> list[Audio]:
+        return {
+            "mix": lambda: [self.mix],
+            "vocals": lambda: [self.vocals],
+            "both": lambda: [self.mix, self.vocals],
+        }[source]()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A model, calibrated, and what it listens to."""
+
+    card: ModelCard
+    model: SongModel
+    source: Source
+
+    def posteriors(self, song: Hearing) -> ExcerptPosteriors:
+        rows = _mean([self.model.posteriors(audio) for audio in song.of(self.source)])
+        return rows.tempered(self.card.temperature)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several models as one."""
+
+    card: ModelCard
+    members: Sequence[Listener]
+    weights: Floats  # (members,)
+
+    @property
+    def source(self) -> Source:
+        sources = {member.source for member in self.members}
+        return sources.pop() if len(sources) == 1 else "both"
+
+    def posteriors(self, song: Hearing) -> ExcerptPosteriors:
+        rows = [member.posteriors(song) for member in self.members]
+        return _together(rows, self.weights).tempered(self.card.temperature)
 
 
 @dataclass(frozen=True)
 class Predictor:
-    card: ModelCard
-    model: SongModel
-    source: Source  # what of a song is heard
+    listener: Listener | Ensemble
     voice: Voice
+
+    @property
+    def card(self) -> ModelCard:
+        return self.listener.card
 
     @property
     def artists(self) -> tuple[str, ...]:
         return self.card.artists
+
+    @property
+    def source(self) -> Source:
+        """What of a song is heard."""
+        return self.listener.source
 
     def predict(self, song: Song) -> SongPrediction:
         """`song` is a file, or mono samples with their rate: (samples, Hz).
 
         Raises AudioError for a song that cannot be used, UserError if its vocals are needed and
         cannot be had."""
-        mix = _loaded(song)
-        heard = [] if self.source == "vocals" else [mix]
-        if self.source != "mix":
-            file = None if isinstance(song, tuple) else Path(song)
-            heard.append(voices.heard(self.voice, file, mix))
-        rows = _mean([self.model.posteriors(audio) for audio in heard])
+        file = None if isinstance(song, tuple) else Path(song)
+        hearing = Hearing(_loaded(song), file, self.voice)
+        rows = self.listener.posteriors(hearing)
+        shown = hearing.of(self.source)[0]
         return SongPrediction(
             self.artists,
-            tempered(rows.song[np.newaxis], self.card.temperature)[0],
-            tempered(rows.excerpts, self.card.temperature),
+            rows.song,
+            rows.excerpts,
             rows.starts_s,
             rows.ends_s,
-            heard[0].samples,
-            heard[0].sample_rate,
-            mix.note,
+            shown.samples,
+            shown.sample_rate,
+            hearing.mix.note,
         )
 
 
@@ -113,6 +172,19 @@ def _mean(sources: Sequence[ExcerptPosteriors]) -> ExcerptPosteriors:
     return replace(first, song=song, n_rows=sum(n_rows), excerpts=excerpts)
 
 
+def _together(members: Sequence[ExcerptPosteriors], weights: Floats) -> ExcerptPosteriors:
+    """Of several models: over the song, and over each of the shortest excerpts with those of the
+    other models whose middles are nearest."""
+    finest = max(members, key=lambda member: len(member.excerpts))
+    middles = (finest.starts_s + finest.ends_s) / 2
+    excerpts = np.zeros_like(finest.excerpts)
+    for member, weight in zip(members, weights, strict=True):
+        away = np.abs(middles[:, np.newaxis] - (member.starts_s + member.ends_s) / 2)
+        excerpts += weight * member.excerpts[away.argmin(axis=1)]
+    song = np.average([member.song for member in members], axis=0, weights=weights)
+    return replace(finest, song=song, excerpts=excerpts)
+
+
 def load_model(
     path: str | Path,
     weights: Path | None = None,
@@ -126,16 +198,52 @@ def load_model(
     It listens to what it was trained on, or to the `source` of it if it was trained on both mix and
     vocals. `voice` is where vocals come from: by default they are separated, and cached.
     Raises UserError for a file that is missing, damaged, or of another version."""
-    model, card = _load(Path(path), weights, device)
+    path = Path(path)
+    voice = voice or Separated(DEFAULT_CACHE)
+    if path.suffix == ".json":
+        return Predictor(_load_ensemble(path, weights, device, source), voice)
+    return Predictor(_load_listener(path, weights, device, source), voice)
+
+
+def _load_ensemble(
+    path: Path, weights: Path | None, device: DeviceName, source: Source | None
+) -> Ensemble:
+    if (network := path.with_suffix(".safetensors")).exists():
+        raise UserError(f"{path}: the card of a model; name the model itself, {network.name}")
+    try:
+        card = parse_card(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; make it with ensemble.py") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a model card: {first_line(error)}") from error
+    members = restored_members(card, path)
+    listeners = []
+    for member in members:
+        file = path.parent / member.file
+        remedy = f"run {member.task}.py again, then ensemble.py"
+        if not file.exists():
+            raise UserError(f"{file}: a member of {path}, is missing; {remedy}")
+        if content_digest(file) != member.digest:
+            raise UserError(f"{file}: not the one that {path} was made of; run ensemble.py again")
+        listeners.append(_load_listener(file, weights, device, source))
+        if listeners[-1].card.artists != card.artists:
+            raise UserError(f"{path}: damaged, its artists are not those of {file}; {remedy}")
+    return Ensemble(card, listeners, np.array([member.weight for member in members]))
+
+
+def _load_listener(
+    path: Path, weights: Path | None, device: DeviceName, source: Source | None
+) -> Listener:
+    model, card = _load(path, weights, device)
     if source not in (None, card.source) and card.source != "both":
         raise UserError(f"{path}: trained on {card.source}, so it cannot listen to {source}")
     heard: Any = source or card.source
-    return Predictor(card, model, heard, voice or Separated(DEFAULT_CACHE))
+    return Listener(card, model, heard)
 
 
 def _load(path: Path, weights: Path | None, device: DeviceName) -> tuple[SongModel, ModelCard]:
     if path.suffix not in (".skops", ".safetensors"):
-        raise UserError(f"{path}: not a model; their names end in .skops or .safetensors")
+        raise UserError(f"{path}: not a model; their names end in .skops, .safetensors or .json")
     try:
         if path.suffix == ".skops":
             classifier, card = classical.load_model(path)
@@ -186,7 +294,8 @@ def _require_width(made: int, expected: int) -> None:
 def newest_model(*folders: Path) -> Path:
     """The latest model in the first of `folders` that has one. Raises UserError."""
     for folder in folders:
-        models = [*folder.glob("model_*.skops"), *folder.glob("model_*.safetensors")]
+        names = ("model_*.skops", "model_*.safetensors", "model_ensemble.json")
+        models = [path for name in names for path in folder.glob(name)]
         if models:
             return max(models, key=lambda path: path.stat().st_mtime)
     raise UserError(

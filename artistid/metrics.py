@@ -18,6 +18,7 @@ Z_95 = 1.959964  # two-sided 95% quantile of the normal distribution
 MIN_PROBABILITY = 1e-12  # floor under a probability before its logarithm
 TEMPERATURE_RANGE = (0.05, 20.0)
 N_CALIBRATION_BINS = 10
+N_WEIGHT_STEPS = 500  # of expectation maximisation
 
 Posteriors = NDArray[np.float64]  # (songs, artists)
 Runs = NDArray[np.float64]  # (seeds, songs, artists): posteriors of trainings that differ in seed
@@ -228,6 +229,35 @@ def expected_calibration_error(posteriors: Posteriors, labels: Labels) -> float:
     bins = np.minimum((confidence * N_CALIBRATION_BINS).astype(int), N_CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=N_CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / known.sum())
+
+
+# --- several models as one ---------------------------------------------------------------------
+
+
+def weighted_mean(members: NDArray[np.float64], weights: NDArray[np.float64]) -> Posteriors:
+    """Of (members, songs, artists), by (members,) weights. A song's mean is over the members that
+    have a prediction for it."""
+    own = weights[:, np.newaxis] * _is_predicted(members)
+    total = np.maximum(own.sum(axis=0), np.finfo(np.float64).tiny)
+    mean: Posteriors = np.einsum("ms,msa->sa", own / total, members)
+    return mean
+
+
+def fit_weights(members: NDArray[np.float64], labels: Labels) -> NDArray[np.float64]:
+    """The weights, none negative, whose mean of (members, songs, artists) gives the true artists
+    the highest log posterior: maximum likelihood of a mixture, by expectation maximisation."""
+    n = len(members)
+    of_true = members[:, np.arange(len(labels)), labels] + MIN_PROBABILITY  # (members, songs)
+    weights = np.full(n, 1 / n)
+    for _ in range(N_WEIGHT_STEPS):
+        shares = weights[:, np.newaxis] * of_true
+        weights = (shares / shares.sum(axis=0)).mean(axis=1)
+    return weights
+
+
+def log_posteriors(posteriors: Posteriors, labels: Labels) -> NDArray[np.float64]:
+    """Of each song's true artist, (songs,)."""
+    return np.log(np.maximum(posteriors[np.arange(len(labels)), labels], MIN_PROBABILITY))
 
 
 # --- everything about one split ----------------------------------------------------------------

@@ -267,10 +267,10 @@ class Model:
         return rows[np.newaxis]
 
     def save(self, path: Path, card: ModelCard) -> set[Path]:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         values = {"on": self.trained_on, **card.to_json()}
-        path.with_suffix(".json").write_text(json.dumps(values))
-        return {path.with_suffix(".json")}
+        path.with_suffix(".model").write_text(json.dumps(values))
+        return {path.with_suffix(".model")}
 
 
 @dataclass
@@ -286,9 +286,10 @@ class Learner:
         self.calls.append(f"fit on {len(train)}, {len(val)} in val")
         return self.models([track.id for track in train])
 
-    def refit(self, best: Model, tracks: Sequence[Track]) -> Model:
-        self.calls.append(f"refit {best.name} on {len(tracks)}")
-        return replace(best, trained_on=[track.id for track in tracks], wrong_in="/003.mp3")
+    def refit(self, models: Sequence[Model], tracks: Sequence[Track]) -> list[Model]:
+        self.calls += [f"refit {model.name} on {len(tracks)}" for model in models]
+        ids = [track.id for track in tracks]
+        return [replace(model, trained_on=ids, wrong_in="/003.mp3") for model in models]
 
     def clean_up(self) -> None:
         self.calls.append("clean up")
@@ -313,7 +314,7 @@ def test_the_best_on_train_is_trained_again_and_predicts(
 ) -> None:
     learner = Learner(two_models)
     values, log = reported(settings, learner)
-    assert learner.calls == ["fit on 16, 8 in val", "refit B on 24", "clean up"]
+    assert learner.calls == ["fit on 16, 8 in val", "refit A on 24", "refit B on 24", "clean up"]
     assert (values["best_model"], values["encoder"]) == ("B", {"name": "x"})
     assert {name: model["val"]["top1"] for name, model in values["models"].items()} == {
         "A": 1.0,
@@ -325,7 +326,7 @@ def test_the_best_on_train_is_trained_again_and_predicts(
         *("artist_0", "artist_1", "artist_3", "artist_3"),
     ]
     assert set(values["seconds"]) == {"loudness", "training", "evaluation", "total"}
-    model = read(settings.data.out / "model_task1.json")
+    model = read(settings.data.out / "model_task1.model")
     assert len(model["on"]) == 24
     assert model["temperature"] == values["calibration"]["temperature"] != 1
     table = [line for line in log.splitlines() if line.startswith(("model ", "A ", "B "))]
@@ -348,7 +349,7 @@ def test_without_refit_the_model_trained_on_train_predicts(settings: Settings) -
     values, log = reported(settings, learner, refit=False)
     assert learner.calls == ["fit on 16, 8 in val", "clean up"]
     assert values["test"]["top1"] == 1
-    assert len(read(settings.data.out / "model_task1.json")["on"]) == 16
+    assert len(read(settings.data.out / "model_task1.model")["on"]) == 16
     assert "again" not in log
 
 
@@ -407,5 +408,5 @@ def test_only_the_first_of_several_processes_reports(
     learner = Learner(two_models)
     with started(settings) as run:
         experiment.train_and_report(run, experiment.extracted(run, RECIPE), learner, True)
-    assert learner.calls == ["fit on 16, 8 in val", "refit B on 24"]
+    assert learner.calls == ["fit on 16, 8 in val", "refit A on 24", "refit B on 24"]
     assert not settings.data.out.exists()

@@ -194,7 +194,7 @@ def test_the_best_point_of_each_family_is_trained_on_all_of_train(
     alone = clone(knn.classifier).set_params(**grid[1])
     assert_allclose(best.posteriors(tracks)[0], alone.fit(X, y).predict_proba(X))
 
-    refitted = search.refit(best, tracks[1:])
+    (refitted,) = search.refit([best], tracks[1:])
     (posteriors,) = refitted.posteriors(tracks)
     assert_allclose(posteriors, clone(alone).fit(X[1:], y[1:]).predict_proba(X))
     assert_allclose(best.posteriors(tracks)[0], alone.predict_proba(X))  # not changed by it

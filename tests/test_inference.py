@@ -19,6 +19,7 @@ import artistid
 from artistid import inference
 from artistid.audio.decode import AudioError
 from artistid.foundation.errors import UserError
+from artistid.inference import Predictor
 from artistid.metrics import tempered
 
 
@@ -45,12 +46,17 @@ def test_a_path_its_text_and_its_samples_are_the_same_song(
         np.testing.assert_allclose(prediction.posterior, expected.posterior, atol=1e-3)
 
 
+def at_temperature(model: Predictor, temperature: float) -> Predictor:
+    card = replace(model.card, temperature=temperature)
+    return replace(model, listener=replace(model.listener, card=card))
+
+
 def test_songs_of_another_sample_rate_are_resampled(
     finished: Finish, task: str, rng: np.random.Generator
 ) -> None:
     """Mistake 2: 16 kHz audio fed to a model that expects another rate."""
     model = artistid.load_model(finished(task).model)
-    model = replace(model, card=replace(model.card, temperature=50.0))  # posteriors far from 0, 1
+    model = at_temperature(model, 50.0)  # posteriors far from 0, 1
     song = hum(1, rng, seconds=3.0)
     resampled = soxr.resample(song, RATE, 44_100)
     right, ours, mistaken = (
@@ -124,7 +130,7 @@ def test_probabilities_are_calibrated_by_the_temperature_of_val(
     temperature = model.card.temperature
     assert temperature == pytest.approx(metrics["calibration"]["temperature"])
     assert temperature != 1.0
-    raw = replace(model, card=replace(model.card, temperature=1.0))
+    raw = at_temperature(model, 1.0)
     song = shared_course / "artist20/test/001.mp3"
     plain, calibrated = raw.predict(song), model.predict(song)
     for name in ("posterior", "excerpts"):
@@ -184,7 +190,7 @@ def copied(finished: Finish, tmp_path: Path) -> Any:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("x.pkl", r"x\.pkl: not a model; their names end in \.skops or \.safetensors"),
+        ("x.pkl", r"x\.pkl: not a model; their names end in \.skops, \.safetensors or \.json"),
         ("x.skops", r"x\.skops: no such file; train a model with task1\.py"),
         ("x.safetensors", r"x\.json: no such file; train a model first"),
     ],

@@ -18,7 +18,7 @@ ROOMS = [  # lowest first; a module imports from its own room and from rooms bel
     {"results", "models", "encoders", "vocals"},
     {"inference"},
     {"cli"},
-    {"experiment"},
+    {"experiment", "ensemble"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 SCRIPTS = [*PROJECT.glob("*.py"), PROJECT / "artistid/dataset/__main__.py"]

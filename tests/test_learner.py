@@ -50,7 +50,8 @@ def learner(tmp_path: Path) -> NetworkLearner:
 def train(learner: NetworkLearner) -> Any:
     corpus = learner.corpus
     (best,) = learner.fit(corpus.split("train"), corpus.split("val"))
-    return best, learner.refit(best, corpus.split("train") + corpus.split("val"))
+    (refitted,) = learner.refit([best], corpus.split("train") + corpus.split("val"))
+    return best, refitted
 
 
 def left(learner: NetworkLearner) -> list[str]:

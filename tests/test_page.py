@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from artistid.results import page
 
 ARTISTS = ("abba", "blur", "cher")
-TASKS = tuple(page.TASKS)
+TASKS = ("task1", "task2", "task2_baseline")
 
 
 def scores(top1: float, artists: Sequence[str] = ARTISTS) -> dict[str, Any]:

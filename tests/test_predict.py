@@ -118,7 +118,10 @@ def test_songs_of_one_name_have_timelines_of_their_own(
         ([], "which songs? Name files, folders or patterns"),
         (["nowhere.mp3"], "nowhere.mp3: no audio here; name files, folders or patterns"),
         (["SONG", "--model", "nowhere.skops"], "nowhere.skops: no such file; train a model"),
-        (["SONG", "--model", "SONG"], "not a model; their names end in .skops or .safetensors"),
+        (
+            ["SONG", "--model", "SONG"],
+            "not a model; their names end in .skops, .safetensors or .json",
+        ),
         (["SONG", "--model", "CNN", "--device", "mps"], "--device mps: not available to this"),
     ],
 )

@@ -61,7 +61,7 @@ def made(
 
 def written(folder: Path, result: Record) -> tuple[Any, dict[str, list[str]]]:
     """The metrics and the predictions in the files of `result`."""
-    record.write(result, Outputs(folder, folder / "result"))
+    record.write(result, Outputs(folder, folder / "result"), {})
     predictions = folder / f"pred_{result.task.name}.json"
     return (
         read(folder / f"result/metrics_{result.task.name}.json"),

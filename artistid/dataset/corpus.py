@@ -1,5 +1,6 @@
 """A corpus: its tracks, and the split that each belongs to."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +47,12 @@ class Corpus:
     def artists(self) -> list[str]:
         """Artists with training tracks, sorted: the order of class labels everywhere."""
         return sorted({track.artist for track in self.split("train") if track.artist})
+
+    @property
+    def split_digest(self) -> str:
+        """Identifies which songs of which artists are in train, val and test."""
+        songs = sorted((track.split, track.id, track.artist or "") for track in self.tracks)
+        return hashlib.blake2b(json.dumps(songs).encode(), digest_size=8).hexdigest()
 
     def with_warning(self, warning: str) -> "Corpus":
         return replace(self, warnings=(*self.warnings, warning))

@@ -1,7 +1,7 @@
 """The model card: everything needed to use a saved model, besides its weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ KINDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ModelCard:
-    task: str  # "task1", "task2", "task2_baseline"
+    task: str  # "task1", "task2", "task2_baseline", "ensemble"
     artists: tuple[str, ...]  # in the order of the posteriors
-    input: Mapping[str, Any]  # fields of FeatureSettings, MelSettings, or an encoder's Identity
+    # fields of FeatureSettings, MelSettings, or an encoder's Identity; an ensemble's members
+    input: Mapping[str, Any]
     network: Mapping[str, Any] = field(default_factory=dict)  # every width, of a network
     crop_frames: int = 0  # frames of the input classified at a time; 0 for task 1
     temperature: float = 1.0  # calibrates the posteriors of songs
@@ -35,6 +36,17 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class MemberCard:
+    """A model of an ensemble."""
+
+    task: str
+    model: str
+    file: str  # relative to the folder of the ensemble
+    digest: str  # of the file
+    weight: float  # of its posteriors
 
 
 def read_card(values: Any, path: Path) -> ModelCard:
@@ -77,3 +89,23 @@ def restored(kind: type[Any], values: Mapping[str, Any]) -> Any:
     if unknown:
         raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def ensemble_card(
+    artists: tuple[str, ...], members: Sequence[MemberCard], temperature: float
+) -> ModelCard:
+    own = {"members": [asdict(member) for member in members]}
+    return ModelCard("ensemble", artists, own, temperature=temperature)
+
+
+def restored_members(card: ModelCard, path: Path) -> list[MemberCard]:
+    """Of an ensemble's card. Raises UserError if it is damaged; `path` is for the message."""
+    try:
+        members = [restored(MemberCard, values) for values in card.input["members"]]
+        weights = [float(member.weight) for member in members]
+        is_whole = all(isinstance(m.file, str) for m in members) and min(weights) >= 0
+        if not is_whole or abs(sum(weights) - 1) > 1e-6:
+            raise ValueError("members or their weights")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged model card: {first_line(error)}") from error
+    return members

@@ -138,6 +138,12 @@ def _held_out_posteriors(
     return held_out
 
 
+def _fitted(
+    work: tuple[SongClassifier, Parameters], songs: Songs, labels: Labels
+) -> SongClassifier:
+    return _at(*work).fit(songs, labels)
+
+
 def _at(classifier: SongClassifier, parameters: Parameters) -> SongClassifier:
     """A fresh classifier at a grid point, sharing nothing with the grid."""
     return clone(classifier).set_params(**clone(dict(parameters), safe=False))
@@ -181,11 +187,21 @@ class GridSearch:
             trials.append(Trial(self, family, best, classifier))
         return trials
 
-    def refit(self, best: "Trial", tracks: Sequence[Track]) -> "Trial":
+    def refit(self, trials: Sequence["Trial"], tracks: Sequence[Track]) -> list["Trial"]:
         """The same settings, trained on `tracks`."""
         songs, labels = self.training_songs(tracks)
-        classifier = _at(best.family.classifier, best.point.parameters).fit(songs, labels)
-        return best._replace(classifier=classifier)
+        fitted = parallel.run(
+            _fitted,
+            [(trial.family.classifier, trial.point.parameters) for trial in trials],
+            workers=self.workers,
+            label="training again",
+            unit="fit",
+            common=(songs, labels),
+        )
+        return [
+            trial._replace(classifier=classifier)
+            for trial, classifier in zip(trials, fitted, strict=True)
+        ]
 
     def clean_up(self) -> None:
         """There is nothing to resume."""

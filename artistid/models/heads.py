@@ -78,11 +78,11 @@ class HeadLearner:
         return [mlp, *trials]
 
     def refit(
-        self, best: TrainedNetworks | Trial, tracks: Sequence[Track]
-    ) -> TrainedNetworks | Trial:
-        if isinstance(best, TrainedNetworks):
-            return self.mlp.refit(best, tracks)
-        return self.others.refit(best, tracks)
+        self, models: Sequence[TrainedNetworks | Trial], tracks: Sequence[Track]
+    ) -> list[TrainedNetworks | Trial]:
+        mlp = [model for model in models if isinstance(model, TrainedNetworks)]
+        trials = [model for model in models if isinstance(model, Trial)]
+        return [*self.mlp.refit(mlp, tracks), *self.others.refit(trials, tracks)]
 
     def clean_up(self) -> None:
         self.mlp.clean_up()

@@ -72,9 +72,12 @@ class NetworkLearner:
             self._remove_checkpoints(but=path)  # they belong to another training
         return [self._trained(train, val, "resume", self.settings)]
 
-    def refit(self, best: "TrainedNetworks", tracks: Sequence[Track]) -> "TrainedNetworks":
-        settings = replace(self.settings, epochs=best.trainers[0].epochs)
-        return self._trained(tracks, None, "resume_refit", settings)
+    def refit(
+        self, models: Sequence["TrainedNetworks"], tracks: Sequence[Track]
+    ) -> list["TrainedNetworks"]:
+        (model,) = models
+        settings = replace(self.settings, epochs=model.trainers[0].epochs)
+        return [self._trained(tracks, None, "resume_refit", settings)]
 
     def cross_validated(
         self,

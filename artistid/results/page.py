@@ -6,7 +6,7 @@ The page holds its figures and styles itself. Only songs are linked, and play fr
 import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from artistid.metrics import ArtistScore, Scores, SeedScores, wilson_interval
 
 PAGE = "index.html"
 TASKS = {  # title and method; braces refer to the metrics
+    "ensemble": ("Ensemble", "mean of {members}"),
     "task1": ("Task 1", "{best_model} on MFCC, chroma and spectral statistics"),
     "task2": ("Task 2", "CNN on log-mel spectrograms"),
     "task2_baseline": ("Baseline", "{best_model} on {encoder[name]} embeddings"),
@@ -167,7 +168,8 @@ def _read(path: Path, task: str) -> Result:
     return Result(
         task=task,
         title=title,
-        method=method.format_map(metrics) + HEARD.get(metrics["settings"].get("source"), ""),
+        method=method.format_map({**metrics, "members": _listed(metrics.get("members", []))})
+        + HEARD.get(metrics["settings"].get("source"), ""),
         corpus=metrics["corpus"],
         modified=path.stat().st_mtime,
         scores={split: _scores(metrics[split]) for split in SPLITS if split in metrics},
@@ -192,6 +194,11 @@ def _read(path: Path, task: str) -> Result:
             for heading, rows in details.items()
         },
     )
+
+
+def _listed(members: Sequence[Mapping[str, Any]]) -> str:
+    *names, last = [member["model"] for member in members] or [""]
+    return f"{', '.join(names)} and {last}"
 
 
 def _scores(values: dict[str, Any]) -> Scores:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from artistid.dataset.corpus import Track
+from artistid.dataset.corpus import Split, Track
 from artistid.foundation.files import checkout, to_json, write_all
 from artistid.metrics import Evaluation
 from artistid.results import figures, page
@@ -77,7 +77,7 @@ class Record:
     notices: Sequence[str]
     left_out: Mapping[Track, str]  # with the reason
     split_lists: Mapping[str, list[str]]  # of a library; empty for the course's corpus
-    tracks: Mapping[str, Sequence[Track]]  # of val and test, in the order of their evaluations
+    tracks: Mapping[Split, Sequence[Track]]  # of val and test, in the order of their evaluations
     candidates: Sequence[Candidate]
     best: Candidate  # the one that predicts
     test: Evaluation
@@ -111,16 +111,38 @@ def _git(folder: Path | None, *arguments: str) -> str:
         return ""
 
 
+def log_candidates(candidates: Sequence[Candidate], choice: str) -> None:
+    """Their scores on val with 95% intervals, as a table."""
+    columns = list(dict.fromkeys(name for candidate in candidates for name in candidate.summary))
+    rows = [["model", "val top-1", "val top-3", "macro-F1", *columns]]
+    for candidate in candidates:
+        scores = candidate.val.scores
+        assert scores is not None
+        values = (candidate.summary.get(column, "") for column in columns)
+        row = [candidate.name, scores.top1_text, scores.top3_text, f"{scores.macro_f1:.3f}"]
+        rows.append([*row, *values])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    log.info("accuracy on val, with 95%% intervals:\n%s", "\n".join(lines))
+    for candidate in candidates:
+        if candidate.val.scores and candidate.val.scores.seeds:
+            log.info("%s on val, %s", candidate.name, candidate.val.scores.seeds)
+    if len(candidates) > 1:
+        log.info("%s", choice)
+
+
 # --- files -------------------------------------------------------------------------------------
 
 
-def write(record: Record, outputs: Outputs) -> None:
-    """Write metrics, figures, predictions, the split of a library, and the page of all tasks."""
+def write(record: Record, outputs: Outputs, further: Mapping[Path, bytes]) -> None:
+    """Write metrics, figures, predictions, the split of a library, `further` files, and the page
+    of all tasks."""
     drawn = _figures(record)
     shown = [{"file": f.file, "model": f.model, "shows": f.shows} for f in drawn]
     metrics_file = page.metrics_file(outputs.results, record.task.name)
     files = {metrics_file: to_json(_metrics(record, shown, outputs.results))}
     files |= {outputs.results / figure.file: figure.png for figure in drawn}
+    files |= further
     files |= {outputs.results / name: to_json(ids) for name, ids in record.split_lists.items()}
     predictions = {
         track.id: [artist for artist, _ in top]
@@ -173,9 +195,11 @@ def _figures(record: Record) -> list[_Figure]:
 
 
 def _metrics(record: Record, shown: list[dict[str, str]], folder: Path) -> dict[str, Any]:
-    scores, songs = {}, {}
+    scores: dict[str, Any] = {}
+    songs: dict[str, Any] = {}
     calibration: dict[str, Any] = {"temperature": record.temperature}
-    for split, evaluation in (("val", record.best.val), ("test", record.test)):
+    evaluated: dict[Split, Evaluation] = {"val": record.best.val, "test": record.test}
+    for split, evaluation in evaluated.items():
         if evaluation.scores and evaluation.calibration_error:
             scores[split] = asdict(evaluation.scores)
             calibration[split] = dict(
@@ -207,7 +231,7 @@ def _metrics(record: Record, shown: list[dict[str, str]], folder: Path) -> dict[
         "best_model": record.best.name,
         **details,
         **record.extra,
-        "seed": record.settings["seed"],
+        "seed": record.settings.get("seed"),
         "settings": dict(record.settings),
         **asdict(record.provenance),
         "notices": list(record.notices),
