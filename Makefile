@@ -17,11 +17,13 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: .venv/run
 	$(BIN)/python task1.py --data hw1/demo
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task1.json
-	$(BIN)/python task2.py --data hw1/demo --crop-seconds 3 --epochs 20
+	$(BIN)/python task2.py --data hw1/demo --crop-seconds 1 --epochs 10
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2.json
 	$(BIN)/python task2_baseline.py --data hw1/demo
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2_baseline.json
-	$(BIN)/python predict.py hw1/demo/artist20/test/001.mp3 --model result/demo/model_task2.safetensors
+	$(BIN)/python ensemble.py --out result/demo
+	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_ensemble.json
+	$(BIN)/python predict.py hw1/demo/artist20/test/001.mp3 hw1/demo/strangers --model result/demo/model_ensemble.json
 
 test: .venv/dev
 	$(PYTEST) loadfile

@@ -1,6 +1,7 @@
 """Which artist is it? Songs of your own, by a model that one of the tasks has trained.
 
-Prints a line for each song: the three most probable artists, with their probabilities.
+Prints a line for each song: the three most probable artists, with their probabilities. "unknown?"
+marks a song that is less like any of them than 95% of the songs that the model was validated on.
 """
 
 import sys
@@ -86,7 +87,7 @@ def main(settings: Settings) -> None:
     if not settings.quiet:
         heard = "" if predictor.source == "mix" else f", listens to {predictor.source}"
         print(f"model: {path}, {len(predictor.artists)} artists{heard}", file=sys.stderr)
-    ranked: dict[Path, predictions.Ranked] = {}
+    verdicts: dict[Path, predictions.Verdict] = {}
     refused: list[str] = []
     drawn: set[Path] = set()
     with progress.decoders_silenced():
@@ -98,8 +99,8 @@ def main(settings: Settings) -> None:
                 continue
             if prediction.note and not settings.quiet:
                 tqdm.write(f"notice: {printable(song)}: {prediction.note}", file=sys.stderr)
-            ranked[song] = prediction.top()
-            progress.say(predictions.line(song, ranked[song], width))
+            verdicts[song] = prediction.verdict
+            progress.say(predictions.line(song, verdicts[song], width))
             if settings.timeline:
                 names = (f"{song.stem} {n}" if n > 1 else song.stem for n in count(1))
                 figure = next(
@@ -108,9 +109,9 @@ def main(settings: Settings) -> None:
                 drawn.add(figure)
                 write_all({figure: figures.timeline_png(prediction, song.name)})
     if settings.json:
-        predictions.write_predictions_json(settings.json, ranked)
+        predictions.write_predictions_json(settings.json, verdicts)
     if settings.csv:
-        predictions.write_predictions_csv(settings.csv, ranked)
+        predictions.write_predictions_csv(settings.csv, verdicts)
     if refused:
         raise UserError(
             f"{len(refused)} of {len(songs)} files cannot be used\n" + "\n".join(refused)

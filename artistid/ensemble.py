@@ -213,7 +213,8 @@ def combine_and_report(
     labels = metrics.labels_of([track.artist for track in val.tracks], artists)
     weights = choose_weights(val.posteriors, labels, weighting)
     on_val = metrics.weighted_mean(val.posteriors, weights)
-    temperature = metrics.fit_temperature(on_val, labels)
+    calibration = metrics.calibrate(on_val, labels)
+    temperature = calibration.temperature
     own = Candidate("ensemble", evaluated(on_val, val.tracks, artists, temperature), {}, {})
     others = [
         Candidate(member.name, member.val, {"weight": f"{weight:.2f}"}, {"weight": float(weight)})
@@ -225,7 +226,7 @@ def combine_and_report(
         MemberCard(m.run.task, m.model.name, m.model.file, m.model.digest, float(weight))
         for m, weight in zip(members, weights, strict=True)
     ]
-    card = ensemble_card(tuple(artists), cards, temperature)
+    card = ensemble_card(tuple(artists), cards, calibration)
     result = Record(
         task=task,
         settings=settings,
@@ -239,7 +240,7 @@ def combine_and_report(
         candidates=[own, *others],
         best=own,
         test=evaluated(on_test, test.tracks, artists, temperature),
-        temperature=temperature,
+        calibration=calibration,
         extra={"members": [asdict(card) for card in cards]},
         seconds={"total": round(time.perf_counter() - begin, 2)},
     )

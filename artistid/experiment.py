@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from artistid.dataset.read import read_corpus
 from artistid.foundation import progress
 from artistid.foundation.errors import printable
 from artistid.foundation.parallel import IS_MAIN_PROCESS, Workers
-from artistid.metrics import Posteriors, Runs
+from artistid.metrics import Calibration, Evaluation, Posteriors, Runs
 from artistid.models.card import ModelCard
 from artistid.results import record
 from artistid.results.posteriors import RunPosteriors, SavedModel, posteriors_file, to_npz
@@ -243,12 +243,13 @@ class _Answer(NamedTuple):
 
     candidate: Candidate
     final: Fitted  # what is saved
-    temperature: float
+    calibration: Calibration
     on_val: Runs
     on_test: Runs
+    test: Evaluation
 
     def calibrated(self, runs: Runs) -> Posteriors:
-        return metrics.tempered(runs.mean(axis=0), self.temperature)
+        return metrics.tempered(runs.mean(axis=0), self.calibration.temperature)
 
 
 def train_and_report(
@@ -282,7 +283,6 @@ def train_and_report(
     posteriors = _saved(run, data, answers, number)
     run.clock.lap("evaluation")
     unheard = {"without_singer": [track.id for track in data.without_singer]}
-    test_names = [track.artist for track in data.scored["test"]]
     result = Record(
         task=run.task,
         settings=run.settings,
@@ -295,8 +295,8 @@ def train_and_report(
         tracks=data.scored,
         candidates=[answer.candidate for answer in answers],
         best=best.candidate,
-        test=metrics.evaluate(best.on_test, test_names, data.corpus.artists, best.temperature),
-        temperature=best.temperature,
+        test=best.test,
+        calibration=best.calibration,
         extra={**(extra or {}), **(unheard if run.source.source != "mix" else {})},
         seconds=run.clock.seconds,
     )
@@ -308,14 +308,16 @@ def train_and_report(
 def _evaluated(
     data: Extracted, validated: Fitted, final: Fitted, on_val: Runs, on_test: Runs
 ) -> _Answer:
-    names = [track.artist for track in data.scored["val"]]
-    labels = metrics.labels_of(names, data.corpus.artists)
-    temperature = metrics.fit_temperature(on_val.mean(axis=0), labels)
-    evaluation = metrics.evaluate(on_val, names, data.corpus.artists, temperature)
-    candidate = Candidate(validated.name, evaluation, validated.summary, validated.details)
-    n_unusable = len(data.scored["test"]) - on_test.shape[1]
-    padded = np.pad(on_test, ((0, 0), (0, n_unusable), (0, 0)))  # they get no prediction
-    return _Answer(candidate, final, temperature, on_val, padded)
+    artists = data.corpus.artists
+    names = {split: [track.artist for track in own] for split, own in data.scored.items()}
+    n_unusable = len(names["test"]) - on_test.shape[1]
+    on_test = np.pad(on_test, ((0, 0), (0, n_unusable), (0, 0)))  # they get no prediction
+    calibration = metrics.calibrate(on_val.mean(axis=0), metrics.labels_of(names["val"], artists))
+    temperature = calibration.temperature
+    val = metrics.evaluate(on_val, names["val"], artists, temperature)
+    test = metrics.evaluate(on_test, names["test"], artists, temperature)
+    candidate = Candidate(validated.name, val, validated.summary, validated.details)
+    return _Answer(candidate, final, calibration, on_val, on_test, test)
 
 
 def _saved(run: Run, data: Extracted, answers: Sequence[_Answer], chosen: int) -> RunPosteriors:
@@ -326,8 +328,7 @@ def _saved(run: Run, data: Extracted, answers: Sequence[_Answer], chosen: int) -
     models, written = [], set()
     for i, answer in enumerate(answers):
         path = folder / f"model_{task}" if i == chosen else others / answer.candidate.name
-        card = replace(answer.final.card, temperature=answer.temperature)
-        files = answer.final.save(path, card)
+        files = answer.final.save(path, answer.final.card.calibrated(answer.calibration))
         file = next(file for file in files if file.suffix != ".json")
         posteriors: dict[Split, Posteriors] = {
             "val": answer.calibrated(answer.on_val),

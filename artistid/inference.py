@@ -152,6 +152,7 @@ class Predictor:
             shown.samples,
             shown.sample_rate,
             hearing.mix.note,
+            self.card.unknown_below,
         )
 
 

@@ -18,6 +18,7 @@ Z_95 = 1.959964  # two-sided 95% quantile of the normal distribution
 MIN_PROBABILITY = 1e-12  # floor under a probability before its logarithm
 TEMPERATURE_RANGE = (0.05, 20.0)
 N_CALIBRATION_BINS = 10
+KNOWN_SHARE = 0.95  # of val's songs, at least, are not taken for songs by somebody else
 N_WEIGHT_STEPS = 500  # of expectation maximisation
 
 Posteriors = NDArray[np.float64]  # (songs, artists)
@@ -217,6 +218,31 @@ def fit_temperature(posteriors: Posteriors, labels: Labels) -> float:
 
     found = minimize_scalar(loss, bounds=np.log(TEMPERATURE_RANGE), method="bounded")
     return float(np.exp(found.x))
+
+
+class Calibration(NamedTuple):
+    """What val says about a model's posteriors."""
+
+    temperature: float
+    unknown_below: float  # a song of lower confidence may be by none of the artists
+    known_share: float  # of val's songs, whose confidence is at least that
+
+
+def calibrate(posteriors: Posteriors, labels: Labels) -> Calibration:
+    """From the (songs, artists) of val, not calibrated."""
+    temperature = fit_temperature(posteriors, labels)
+    calibrated = tempered(posteriors, temperature)
+    scores = confidence(calibrated[_is_predicted(calibrated)])
+    if not len(scores):
+        return Calibration(temperature, 0.0, 1.0)
+    unknown_below = np.quantile(scores, 1 - KNOWN_SHARE, method="lower")
+    return Calibration(temperature, float(unknown_below), float((scores >= unknown_below).mean()))
+
+
+def confidence(posteriors: ArrayLike) -> NDArray[np.float64]:
+    """How much songs are like one of the artists: their largest posterior, calibrated; (...) of
+    (..., artists)."""
+    return np.asarray(posteriors, dtype=np.float64).max(axis=-1)
 
 
 def expected_calibration_error(posteriors: Posteriors, labels: Labels) -> float:

@@ -3,11 +3,12 @@
     python3 -m benchmarks.cross_validation [--data gamemusic] [--models SVM small MLP]
     python3 -m benchmarks.cross_validation --models small --epochs 10 20 40
     python3 -m benchmarks.cross_validation --data FOLDER --models SVM small --folds-of albums songs
+    python3 -m benchmarks.cross_validation --models MLP --encoder musicnn
 
 Test is not used. Folds are of whole albums where every artist has two or more, as in task 1;
 `--folds-of songs` puts songs of one album into training and validation, which shows how much a
 model knows of albums. Models are the families of task 1, each at the best point of its grid, the
-two sizes of task 2's network, and the MLP of its baseline, on musicnn and GE2E.
+two sizes of task 2's network, and the MLP of its baseline.
 """
 
 import sys
@@ -59,6 +60,8 @@ class Settings:
     """The corpus."""
     models: tuple[Model, ...] = ("SVM", "small", "MLP")
     """Families of task 1; small, large: task 2's network; MLP: its baseline."""
+    encoder: str = registry.WITHOUT_DOWNLOAD
+    """What the MLP is put on: an encoder for audio of 16 kHz, or several, joined by "+"."""
     epochs: tuple[int, ...] = ()
     """Epochs of the networks; by default those that the tasks would train."""
     folds: int = 5
@@ -111,9 +114,11 @@ def log_mels(tracks: tuple[Track, ...]) -> Arrays:
 
 
 @memoised
-def embeddings(tracks: tuple[Track, ...], wrong_by: float = 1.0) -> Arrays:
-    """Of the encoders that need no download; they take audio of 16 kHz / `wrong_by` for 16 kHz."""
-    encoder = without_download()
+def embeddings(
+    tracks: tuple[Track, ...], name: str = registry.WITHOUT_DOWNLOAD, wrong_by: float = 1.0
+) -> Arrays:
+    """By an encoder that takes audio of 16 kHz / `wrong_by` for 16 kHz."""
+    encoder = encoder_called(name)
     found = []
     for track in progress.bar(tracks, desc=encoder.name, unit="song", leave=False):
         audio = one_channel.load(track.path, round(ENCODERS_HZ / wrong_by))
@@ -122,9 +127,8 @@ def embeddings(tracks: tuple[Track, ...], wrong_by: float = 1.0) -> Arrays:
 
 
 @memoised
-def without_download() -> registry.AnyEncoder:
-    settings = registry.EncoderSettings(registry.WITHOUT_DOWNLOAD)
-    return registry.find(settings, torch.device("cpu"), "fp32")
+def encoder_called(name: str) -> registry.AnyEncoder:
+    return registry.find(registry.EncoderSettings(name), torch.device("cpu"), "fp32")
 
 
 # --- scores for each draw of the folds ---------------------------------------------------------
@@ -187,13 +191,17 @@ def by_cnn(
 
 
 def by_mlp(
-    embeddings: Arrays, labels: Labels, draws: Sequence[Folds], epochs: int | None = None
+    embeddings: Arrays,
+    labels: Labels,
+    draws: Sequence[Folds],
+    encoder: str = registry.WITHOUT_DOWNLOAD,
+    epochs: int | None = None,
 ) -> list[Candidate]:
     """The MLP of task 2's baseline."""
     defaults = task2_baseline.Settings()
     settings = replace(defaults.training, epochs=epochs)
     n_artists = int(labels.max()) + 1
-    method = task2_baseline.mlp_on(without_download(), n_artists, defaults.head.mixup)
+    method = task2_baseline.mlp_on(encoder_called(encoder), n_artists, defaults.head.mixup)
     return by_network(method, settings, embeddings, labels, draws)
 
 
@@ -206,6 +214,7 @@ def with_spread(values: Sequence[float]) -> str:
 
 def score(
     model: Model,
+    encoder: str,
     epochs: int | None,
     tracks: tuple[Track, ...],
     labels: Labels,
@@ -215,7 +224,7 @@ def score(
     if model == "small" or model == "large":
         return by_cnn(model, log_mels(tracks), labels, draws, epochs)
     if model == "MLP":
-        return by_mlp(embeddings(tracks), labels, draws, epochs)
+        return by_mlp(embeddings(tracks, encoder), labels, draws, encoder, epochs)
     return by_family(model, statistics(tracks), labels, draws)
 
 
@@ -227,7 +236,7 @@ def measure(settings: Settings) -> Measured:
         has_epochs = model in ("small", "large", "MLP")
         for epochs in (settings.epochs or (None,)) if has_epochs else (None,):
             begin = time.perf_counter()
-            found = score(model, epochs, tracks, labels, draws)
+            found = score(model, settings.encoder, epochs, tracks, labels, draws)
             seconds = time.perf_counter() - begin
             scores = (
                 with_spread([c.cv.top1 for c in found]),
@@ -236,10 +245,11 @@ def measure(settings: Settings) -> Measured:
             n_trainings = sum(len(folds.pairs) for folds in draws)
             rows.append([model, of, str(epochs or ""), *scores, brief(seconds / n_trainings)])
             print("  ".join(rows[-1]), file=sys.stderr, flush=True)  # it takes long
+    of_mlp = f" --encoder {settings.encoder}" if "MLP" in settings.models else ""
     return Measured(
         "Cross-validation",
         f"python3 -m benchmarks.cross_validation --data {settings.data} "
-        f"--models {' '.join(settings.models)} --folds-of {' '.join(settings.folds_of)}",
+        f"--models {' '.join(settings.models)} --folds-of {' '.join(settings.folds_of)}{of_mlp}",
         f"{len(tracks)} songs of train and val in {settings.folds} folds, drawn {settings.repeats} "
         "times: mean (minimum to maximum). Seconds include the features, once.",
         rows,

@@ -79,7 +79,7 @@ def on_music(data: Path, repeats: int) -> list[Compared]:
     unscaled = by_family("SVM", rows, labels, draws, UnscaledLater)
     cut = by_family("SVM", first, labels, draws)
     at_its_rate = by_mlp(embeddings(tracks), labels, draws)
-    at_another = by_mlp(embeddings(tracks, WRONG_BY), labels, draws)
+    at_another = by_mlp(embeddings(tracks, wrong_by=WRONG_BY), labels, draws)
     return [
         Compared("features scaled for training but not for test", svm, right, unscaled),
         Compared(f"only the first {HOMEWORK_S:.0f} s of a song used", svm, right, cut),

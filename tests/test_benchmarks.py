@@ -186,7 +186,7 @@ def test_at_the_wrong_rate_a_tone_sounds_higher(tmp_path: Path) -> None:
         write_audio(tmp_path / f"{hz}.wav", tone(hz, 6.0))
     low, high = (Track(tmp_path / f"{hz}.wav", "", "train") for hz in (400, 600))
     (wrong,), (right,) = (
-        cross_validation.embeddings((low,), 1.5),
+        cross_validation.embeddings((low,), wrong_by=1.5),
         cross_validation.embeddings((low,)),
     )
     (higher,) = cross_validation.embeddings((high,))

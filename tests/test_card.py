@@ -60,6 +60,9 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("temperature", 0),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
+        ("unknown_below", 1.5),
+        ("unknown_below", None),
+        ("known_share", "1"),
         ("source", None),
         ("colour", "blue"),  # no field of a card
     ],

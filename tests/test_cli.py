@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from conftest import PROJECT, TASKS, Call, Finish, command
 
+import ensemble
 import predict
 import task1
 import task2
@@ -31,7 +32,7 @@ from artistid.models.grid_search import SearchSettings
 from artistid.models.training import TrainingSettings
 from task2 import NetworkSettings
 
-SCRIPTS = (task1, task2, task2_baseline, predict)
+SCRIPTS = (task1, task2, task2_baseline, ensemble, predict)
 BAR = re.compile(r"\d+%\|")
 ESCAPE = "\x1b"
 SONGS = ["001.mp3", "002.mp3", "003.mp3", "004.mp3"]
@@ -91,7 +92,7 @@ def test_help_lists_every_option_in_groups_without_twins(
     assert (status, errors) == (0, "")
     assert ESCAPE not in text  # colours are for terminals
     names: list[str] = re.findall(r"^  --([a-z][a-z-]*)", text, re.MULTILINE)
-    if script is not predict:
+    if script in GROUPS:
         order = re.findall(r"^ (\w+) options *$", text, re.MULTILINE)
         assert order == GROUPS[script]
         own = cli.flat(script.Settings())

@@ -27,6 +27,10 @@ def test_layout_sizes_and_answers(demo_corpus: Path, tmp_path: Path) -> None:
     sizes_bytes = {track.path.stat().st_size for track in corpus.tracks}
     assert min(sizes_bytes) > 38_000  # 10 s at 32 kbit/s
     assert max(sizes_bytes) < 42_000
+    strangers = sorted((demo_corpus / "strangers").iterdir())
+    assert [path.name for path in strangers] == ["1.mp3", "2.mp3"]
+    demo.write_mp3(tmp_path / "stranger.mp3", demo.synthesize(demo.N_SINGERS, 0, 0))
+    assert strangers[0].read_bytes() == (tmp_path / "stranger.mp3").read_bytes()
     tests = corpus.split("test")
     assert all(sum(t.artist == artist for t in tests) == 2 for artist in corpus.artists)
     assert [t.artist for t in tests] != sorted(t.artist or "" for t in tests)
@@ -50,7 +54,7 @@ def test_songs_depend_on_singer_album_song_and_seed_only() -> None:
 def test_the_audio_changes_only_with_the_version() -> None:
     parts = np.array_split(demo.synthesize(3, 2, 1), 5)
     levels = [float(np.sqrt(np.mean(part**2))) for part in parts]
-    assert demo.VERSION == 1
+    assert demo.VERSION == 2
     np.testing.assert_allclose(levels, [0.32582, 0.33220, 0.27336, 0.37945, 0.33831], rtol=1e-4)
 
 

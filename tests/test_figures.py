@@ -1,6 +1,7 @@
 """The figures, as matplotlib draws them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -123,6 +124,21 @@ def test_the_timeline_shows_every_excerpt(rng: Generator, n: int) -> None:
         assert np.delete(excerpts.max(axis=0)[rows], 0).min() >= others.max()
     drawn = grid.collections[0].get_array()
     np.testing.assert_array_equal(np.asarray(drawn), excerpts[:, rows].T)
+
+
+def test_excerpts_that_may_be_by_somebody_else_are_grey() -> None:
+    excerpts = np.array([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]])
+    prediction = predicted(np.array([0.55, 0.45]), excerpts, [0, 5, 10], [5, 10, 15])
+    figure = figures._draw_timeline(replace(prediction, unknown_below=0.6), "song")
+    wave, grid = (axes for axes in figure.axes if axes.get_xlim() == (0, 15))
+    assert wave.get_title() == "song: unknown? artist 0 55%"
+    blue, grey = (np.asarray(c.get_array().filled(np.nan)) for c in grid.collections)
+    assert [c.get_cmap().name for c in grid.collections] == ["Blues", "Greys"]
+    expected = excerpts.T.copy()
+    expected[:, 1] = np.nan
+    np.testing.assert_array_equal(blue, expected)
+    np.testing.assert_array_equal(grey[:, 1], [0.5, 0.5])
+    assert np.isnan(grey[:, [0, 2]]).all()
 
 
 def test_the_timeline_leaves_silence_blank() -> None:

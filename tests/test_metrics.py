@@ -8,7 +8,13 @@ from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 from artistid import metrics
-from artistid.metrics import UNKNOWN, expected_calibration_error, fit_temperature, tempered
+from artistid.metrics import (
+    UNKNOWN,
+    calibrate,
+    expected_calibration_error,
+    fit_temperature,
+    tempered,
+)
 
 ARTISTS = ["abba", "blur", "cher", "dido", "enya"]
 
@@ -121,6 +127,18 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(rng: Generator, tr
     assert after < 0.02
     if truth != 1.0:
         assert expected_calibration_error(posteriors, labels) > 3 * after
+
+
+@pytest.mark.parametrize(("n", "n_below"), [(1, 0), (19, 0), (24, 1), (64, 3), (231, 11)])
+def test_all_but_a_twentieth_of_val_are_known(rng: Generator, n: int, n_below: int) -> None:
+    posteriors = rng.dirichlet(np.ones(5), n)
+    found = calibrate(posteriors, rng.integers(0, 5, n))
+    scores = tempered(posteriors, found.temperature).max(axis=1)
+    assert int((scores < found.unknown_below).sum()) == n_below
+    assert found.known_share == pytest.approx(1 - n_below / n)
+    assert found.known_share >= 0.95
+    without = np.vstack([posteriors, np.zeros((1, 5))])  # no prediction, no score
+    assert calibrate(without, np.append(rng.integers(0, 5, n), 0)).known_share == found.known_share
 
 
 def test_calibration_error_of_an_example_worked_out_by_hand() -> None:

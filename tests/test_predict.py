@@ -35,20 +35,22 @@ def test_the_screen_and_the_files_name_the_artists_of_each_song(
     predictions = read(tmp_path / "new/p.json")
     assert list(predictions) == [str(path) for path in songs]
     for path, line in zip(songs, printed.splitlines(), strict=True):
-        top = predictions[str(path)]
+        verdict = predictions[str(path)]
+        top = verdict["best"]
+        assert verdict["score"] == top[0]["probability"]
         assert [entry["artist"] for entry in top] == expected[path.stem]
         probabilities = [entry["probability"] for entry in top]
         assert probabilities == sorted(probabilities, reverse=True)
         assert 0 < sum(probabilities) <= 1 + 1e-9
         named = ", ".join(f"{entry['artist']} {entry['probability']:.0%}" for entry in top)
-        assert line == f"{path.name}  {named}"
+        assert line == f"{path.name}  {'unknown? ' * verdict['unknown']}{named}"
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["song"] for row in rows] == list(predictions)
-    assert [row["artist_3"] for row in rows] == [p[2]["artist"] for p in predictions.values()]
-    assert [float(row["probability_1"]) for row in rows] == [
-        p[0]["probability"] for p in predictions.values()
-    ]
+    verdicts = list(predictions.values())
+    assert [row["artist_3"] for row in rows] == [v["best"][2]["artist"] for v in verdicts]
+    assert [float(row["score"]) for row in rows] == [v["score"] for v in verdicts]
+    assert [row["unknown"] for row in rows] == [str(int(v["unknown"])) for v in verdicts]
 
 
 def test_files_folders_and_patterns_name_each_song_once(

@@ -4,7 +4,7 @@ A singer is a voice: a glottal source (Rosenberg 1971) through formants (means o
 Barney 1952, scaled by vocal tract length), with its own register, vibrato, breath and melodic
 habits. An album is a production that its songs share: equalisation, reverberation, noise, level and
 accompaniment. Albums of one singer differ, so recognising the album solves a split by song, but
-not a split by album.
+not a split by album. Beside the corpus lie songs by singers that it does not have.
 
 The same seed and VERSION give the same bytes. Scores on this corpus say nothing about music.
 """
@@ -27,10 +27,11 @@ from artistid.foundation import parallel
 from artistid.foundation.files import folder_beside, write_json
 from artistid.foundation.parallel import Workers
 
-VERSION = 1  # increment when the audio changes
+VERSION = 2  # increment when the audio changes
 STAMP = "demo.json"  # marks a folder as a demo corpus, with its version and seed
 
 N_SINGERS = 20
+N_STRANGERS = 2  # further singers, whom the corpus does not have; one song each
 N_ALBUMS = 6
 VAL_ALBUM, TEST_ALBUM = 4, 5  # counted from 0; the others are for training
 N_SONGS = 2  # per album
@@ -119,11 +120,14 @@ def is_demo_corpus(folder: Path) -> bool:
 def make_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> None:
     """Write the audio, lists and answers into `folder`."""
     songs = list(_songs(folder / "artist20", seed))
-    for path, *_ in songs:
+    strangers = [
+        (folder / "strangers" / f"{i + 1}.mp3", N_SINGERS + i, 0, 0) for i in range(N_STRANGERS)
+    ]
+    everything = [*songs, *strangers]
+    for path, *_ in everything:
         path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in parallel.run(
-        partial(_write_song, seed=seed), songs, workers=Workers(jobs), label="demo", unit="song"
-    ):
+    write = partial(_write_song, seed=seed)
+    for _ in parallel.run(write, everything, workers=Workers(jobs), label="demo", unit="song"):
         pass
     for split, albums in (("train", range(VAL_ALBUM)), ("val", [VAL_ALBUM])):
         names = [

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from artistid.foundation.errors import UserError, first_line
+from artistid.metrics import Calibration
 
-FORMAT = 4  # raised when the meaning of a card or of the weights beside it changes
+FORMAT = 5  # raised when the meaning of a card or of the weights beside it changes
 
 # types of the fields in JSON
 KINDS: dict[str, Any] = {
@@ -18,6 +19,8 @@ KINDS: dict[str, Any] = {
     "network": dict,
     "crop_frames": int,
     "temperature": int | float,
+    "unknown_below": int | float,
+    "known_share": int | float,
     "source": str,
 }
 
@@ -31,8 +34,13 @@ class ModelCard:
     network: Mapping[str, Any] = field(default_factory=dict)  # every width, of a network
     crop_frames: int = 0  # frames of the input classified at a time; 0 for task 1
     temperature: float = 1.0  # calibrates the posteriors of songs
+    unknown_below: float = 0.0  # a song of a smaller largest posterior may be by somebody else
+    known_share: float = 1.0  # of val's songs, whose largest posterior is at least that
     source: str = "mix"  # what of a song the model listens to
     format: int = FORMAT
+
+    def calibrated(self, calibration: Calibration) -> "ModelCard":
+        return replace(self, **calibration._asdict())
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,8 +75,11 @@ def read_card(values: Any, path: Path) -> ModelCard:
     except TypeError as error:  # a field that cards do not have
         raise UserError(f"{path}: damaged model card: {first_line(error)}") from error
     are_names = card.artists and all(isinstance(artist, str) for artist in card.artists)
-    if not (are_names and 0 < card.temperature < float("inf") and card.crop_frames >= 0):
-        raise UserError(f"{path}: damaged model card: artists, temperature or crop_frames")
+    is_calibrated = 0 < card.temperature < float("inf") and 0 <= card.unknown_below <= 1
+    if not (are_names and is_calibrated and card.crop_frames >= 0):
+        raise UserError(
+            f"{path}: damaged model card: artists, temperature, unknown_below or crop_frames"
+        )
     return card
 
 
@@ -92,10 +103,10 @@ def restored(kind: type[Any], values: Mapping[str, Any]) -> Any:
 
 
 def ensemble_card(
-    artists: tuple[str, ...], members: Sequence[MemberCard], temperature: float
+    artists: tuple[str, ...], members: Sequence[MemberCard], calibration: Calibration
 ) -> ModelCard:
     own = {"members": [asdict(member) for member in members]}
-    return ModelCard("ensemble", artists, own, temperature=temperature)
+    return ModelCard("ensemble", artists, own).calibrated(calibration)
 
 
 def restored_members(card: ModelCard, path: Path) -> list[MemberCard]:

@@ -129,7 +129,8 @@ def _draw_curves(curves: Curves, kept: int, title: str, further: Sequence[Curves
 
 
 def timeline_png(prediction: SongPrediction, name: str) -> bytes:
-    """The waveform of the song called `name`, and the posterior of each excerpt below it."""
+    """The waveform of the song called `name`, and the posterior of each excerpt below it, which is
+    grey where nobody's is large enough for a song by one of the artists."""
     return _png(lambda: _draw_timeline(prediction, name), bounds=None)
 
 
@@ -155,10 +156,20 @@ def _draw_timeline(prediction: SongPrediction, name: str) -> Figure:
     wave.set_yticks([])
     wave.set_xticks([])
     ((best, probability),) = prediction.top(1)
-    wave.set_title(f"{shortened(name, 50)}: {shortened(best, 30)} {probability:.0%}")
+    mark = "unknown? " if prediction.is_unknown else ""
+    wave.set_title(f"{shortened(name, 50)}: {mark}{shortened(best, 30)} {probability:.0%}")
     edges, columns = _timeline_columns(prediction)
-    colours = grid.pcolormesh(
-        edges, np.arange(len(rows) + 1), columns[:, rows].T, vmin=0, vmax=1, cmap="Blues"
+    is_unknown = metrics.confidence(columns) < prediction.unknown_below
+    colours, _ = (
+        grid.pcolormesh(
+            edges,
+            np.arange(len(rows) + 1),
+            np.where(kind, columns[:, rows].T, np.nan),
+            vmin=0,
+            vmax=1,
+            cmap=cmap,
+        )
+        for kind, cmap in ((~is_unknown, "Blues"), (is_unknown, "Greys"))
     )
     grid.set_yticks(np.arange(len(rows)) + 0.5, names)
     grid.invert_yaxis()

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,14 @@ from artistid.foundation.files import replacing, write_json
 N_NAMED = 3  # artists in a line or a file
 
 Ranked = Sequence[tuple[str, float]]  # artists with their probabilities, most probable first
+
+
+class Verdict(NamedTuple):
+    """What is said of a song."""
+
+    best: Ranked
+    score: float
+    is_unknown: bool
 
 
 @dataclass(frozen=True)
@@ -29,37 +38,62 @@ class SongPrediction:
     samples: NDArray[np.float32]  # (samples,), what the model listened to
     sample_rate: int  # Hz
     note: str = ""  # what to know about the file
+    unknown_below: float = 0.0  # a score that 95% of the songs of val reach
+
+    @property
+    def score(self) -> float:
+        """How much the song is like one of the artists: the largest posterior."""
+        return float(metrics.confidence(self.posterior))
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the song may be by none of the artists."""
+        return self.score < self.unknown_below
 
     def top(self, k: int = N_NAMED) -> list[tuple[str, float]]:
         """The `k` most probable artists with their probabilities."""
         return metrics.top_artists(self.posterior, self.artists, k)
 
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict(self.top(), self.score, self.is_unknown)
 
-def line(song: Path, top: Ranked, width: int) -> str:
+
+def line(song: Path, verdict: Verdict, width: int) -> str:
     """For the screen; `width` is that of the longest song name."""
-    named = ", ".join(f"{artist} {probability:.0%}" for artist, probability in top)
-    return f"{printable(song.name):{width}}  {printable(named)}"
+    named = ", ".join(f"{artist} {probability:.0%}" for artist, probability in verdict.best)
+    mark = "unknown? " if verdict.is_unknown else ""
+    return f"{printable(song.name):{width}}  {mark}{printable(named)}"
 
 
-def write_predictions_json(path: Path, predictions: Mapping[Path, Ranked]) -> None:
-    """{"song.mp3": [{"artist": ..., "probability": ...}, ...], ...}"""
+def write_predictions_json(path: Path, verdicts: Mapping[Path, Verdict]) -> None:
+    """{"song.mp3": {"best": [{"artist": ..., "probability": ...}, ...], "score": ..., "unknown":
+    false}, ...}"""
     content = {
-        str(song): [{"artist": artist, "probability": p} for artist, p in top]
-        for song, top in predictions.items()
+        str(song): {
+            "best": [{"artist": artist, "probability": p} for artist, p in verdict.best],
+            "score": verdict.score,
+            "unknown": verdict.is_unknown,
+        }
+        for song, verdict in verdicts.items()
     }
     write_json(path, content)
 
 
-def write_predictions_csv(path: Path, predictions: Mapping[Path, Ranked]) -> None:
-    """A header, then one row per song: song, artist_1, probability_1, artist_2, ..."""
+def write_predictions_csv(path: Path, verdicts: Mapping[Path, Verdict]) -> None:
+    """A header, then one row per song: song, artist_1, probability_1, artist_2, ..., score,
+    unknown (0 or 1)."""
     header = ["song"]
     for rank in range(1, N_NAMED + 1):
         header += [f"artist_{rank}", f"probability_{rank}"]
+    header += ["score", "unknown"]
     with (
         replacing(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         rows = csv.writer(file)
         rows.writerow(header)
-        for song, top in predictions.items():
-            rows.writerow([song, *(value for pair in top for value in pair)])
+        for song, (best, score, is_unknown) in verdicts.items():
+            named = [value for pair in best for value in pair]
+            named += [""] * (2 * N_NAMED - len(named))  # of a model of two artists
+            rows.writerow([song, *named, score, int(is_unknown)])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from artistid.dataset.corpus import Split, Track
 from artistid.foundation.files import checkout, to_json, write_all
-from artistid.metrics import Evaluation
+from artistid.metrics import Calibration, Evaluation
 from artistid.results import figures, page
 
 PACKAGES = {  # that compute, by module name; those in use are recorded
@@ -81,7 +81,7 @@ class Record:
     candidates: Sequence[Candidate]
     best: Candidate  # the one that predicts
     test: Evaluation
-    temperature: float  # fitted on val
+    calibration: Calibration  # fitted on val
     extra: Mapping[str, Any]  # what only this task knows, for the metrics
     seconds: Mapping[str, float]  # wall time by stage
 
@@ -197,7 +197,7 @@ def _figures(record: Record) -> list[_Figure]:
 def _metrics(record: Record, shown: list[dict[str, str]], folder: Path) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     songs: dict[str, Any] = {}
-    calibration: dict[str, Any] = {"temperature": record.temperature}
+    calibration: dict[str, Any] = record.calibration._asdict()
     evaluated: dict[Split, Evaluation] = {"val": record.best.val, "test": record.test}
     for split, evaluation in evaluated.items():
         if evaluation.scores and evaluation.calibration_error:
