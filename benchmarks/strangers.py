@@ -1,0 +1,255 @@
+"""How well songs by artists that a model does not know are told from songs by those that it knows.
+
+    python3 -m benchmarks.strangers --data FOLDER [--draws 6]
+
+A quarter of the artists is left out, and every task is trained on train of the others. Their songs
+in val are the known ones; the strangers are the left-out artists' songs in train and val. Test is
+not used. Scores: the largest posterior and its distance from the second largest, calibrated on the
+known songs; of networks also the energy, the log-sum-exp of a song's mean logits (Liu et al. 2020,
+arXiv 2010.03759), and the cosine of its mean hidden units with those of the three nearest songs of
+train (Sun et al. 2022, arXiv 2204.06507).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from sklearn.metrics import roc_auc_score
+
+import task2
+import task2_baseline
+from artistid import metrics
+from artistid.audio import features, melspec
+from artistid.audio.cache import DEFAULT_CACHE, Entries
+from artistid.audio.extraction import Recipe, extract
+from artistid.dataset.corpus import Corpus, Track
+from artistid.dataset.read import read_corpus
+from artistid.encoders import registry
+from artistid.foundation import progress
+from artistid.foundation.parallel import Workers
+from artistid.metrics import Labels, Posteriors
+from artistid.models.card import ModelCard
+from artistid.models.classical import families
+from artistid.models.crops import covering, frames_of, open_songs
+from artistid.models.devices import Devices
+from artistid.models.grid_search import GridSearch, SearchSettings
+from artistid.models.training import Examples, Method, Trainer, TrainingSettings, crop_posteriors
+from benchmarks import measured
+from benchmarks.cross_validation import cnn, encoder_called
+from benchmarks.measured import Measured
+
+N_NEAREST = 3  # songs of train
+
+
+@dataclass(frozen=True)
+class Settings:
+    data: Path
+    """The corpus."""
+    draws: int = 6
+    """Times that a quarter of the artists is left out."""
+    epochs: int | None = None
+    """Epochs of the networks; by default those of the tasks."""
+    cache: Path = DEFAULT_CACHE
+    """Folder for what is extracted."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Who is left out, and whose songs are which."""
+
+    artists: Sequence[str]  # that are learnt
+    train: Sequence[Track]
+    known: Sequence[Track]
+    strangers: Sequence[Track]
+
+    @property
+    def scored(self) -> list[Track]:
+        return [*self.known, *self.strangers]
+
+    def labels(self, tracks: Sequence[Track]) -> Labels:
+        return metrics.labels_of([track.artist for track in tracks], self.artists)
+
+
+def draw_artists(corpus: Corpus, seed: int) -> Draw:
+    train, val = corpus.split("train"), corpus.split("val")
+    order = np.random.default_rng(seed).permutation(corpus.artists)
+    left_out = set(order[: round(len(order) / 4)])
+    return Draw(
+        [artist for artist in corpus.artists if artist not in left_out],
+        [track for track in train if track.artist not in left_out],
+        [track for track in val if track.artist not in left_out],
+        [track for track in train + val if track.artist in left_out],
+    )
+
+
+# --- what a task says --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Said:
+    """Of the known songs, then of the strangers."""
+
+    posteriors: Posteriors  # not calibrated
+    scores: Mapping[str, NDArray[np.float64]]  # (songs,), besides those from posteriors
+
+
+def said_by_statistics(draw: Draw, entries: Mapping[Track, Entries]) -> Said:
+    """By the best of task 1's classifiers in cross-validation on train."""
+    card = ModelCard("task1", tuple(draw.artists), {})
+    load = features.SongLoader(entries)
+    search = GridSearch(card, families, load, SearchSettings(), 0, Workers())
+    trials = search.fit(draw.train, draw.known)
+    return Said(trials[search.choose(trials)].posteriors(draw.scored)[0], {})
+
+
+def said_by_network(
+    draw: Draw, entries: Mapping[Track, Entries], method: Method, training: TrainingSettings
+) -> Said:
+    devices = Devices("auto", "auto")
+
+    def songs(tracks: Sequence[Track]) -> Any:
+        own = [entries[track] for track in tracks]
+        return open_songs(own, method.array, devices.device)
+
+    train = Examples(songs(draw.train), draw.labels(draw.train))
+    crop_frames = frames_of(training.crop_seconds, method.frames_per_second, train.songs)
+    trainer = Trainer(method, train, crop_frames, training, 0, devices)
+    for epoch in range(trainer.epochs):
+        trainer.train_epoch(epoch)
+    of_train, of_scored = (outputs(trainer, songs(own)) for own in (draw.train, draw.scored))
+    cosines = unit(of_scored["hidden"]) @ unit(of_train["hidden"]).T
+    nearest = np.sort(cosines, axis=1)[:, -N_NEAREST:].mean(axis=1)
+    return Said(
+        of_scored["posteriors"],
+        {"energy": logsumexp(of_scored["logits"], axis=1), "nearest songs": nearest},
+    )
+
+
+def outputs(trainer: Trainer, songs: Any) -> Mapping[str, NDArray[np.float64]]:
+    """Posteriors, logits and hidden units, each the mean over the crops of a song, (songs, ...)."""
+    network: Any = trainer.network.eval()
+    found: dict[str, list[NDArray[np.float64]]] = {"posteriors": [], "logits": [], "hidden": []}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, made: found[name].append(made.double().cpu().numpy())
+
+    hooks = [
+        network.head.register_forward_hook(keep("logits")),
+        network.head[1].register_forward_hook(keep("hidden")),
+    ]
+    crops, owners = covering(songs.lengths, trainer.crop_frames), []
+    batch_size = trainer.settings.batch_size
+    for batch, posteriors in crop_posteriors(
+        network, songs, crops, trainer.crop_frames, batch_size, trainer.devices
+    ):
+        owners.append(batch.songs)
+        found["posteriors"].append(posteriors.astype(np.float64))
+    for hook in hooks:
+        hook.remove()
+    return {name: means(np.vstack(rows), np.concatenate(owners)) for name, rows in found.items()}
+
+
+def means(rows: NDArray[np.float64], owners: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Of each owner's rows."""
+    sums = np.zeros((owners.max() + 1, rows.shape[1]))
+    np.add.at(sums, owners, rows)
+    return sums / np.bincount(owners)[:, np.newaxis]
+
+
+def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+# --- how well strangers are told ---------------------------------------------------------------
+
+
+def told(draw: Draw, posteriors: Posteriors) -> tuple[Posteriors, Mapping[str, Any]]:
+    """Calibrated posteriors, and the scores from them."""
+    n_known = len(draw.known)
+    temperature = metrics.fit_temperature(posteriors[:n_known], draw.labels(draw.known))
+    calibrated = metrics.tempered(posteriors, temperature)
+    second, first = np.sort(calibrated, axis=1)[:, -2:].T
+    return calibrated, {
+        "largest posterior": metrics.confidence(calibrated),
+        "margin": first - second,
+    }
+
+
+def auroc_and_caught(draw: Draw, scores: NDArray[np.float64]) -> tuple[float, float]:
+    """The area under the curve, and the share of strangers below 95% of the known songs."""
+    n_known = len(draw.known)
+    is_known = np.arange(len(scores)) < n_known
+    threshold = np.quantile(scores[:n_known], 1 - metrics.KNOWN_SHARE, method="lower")
+    caught = (scores[n_known:] < threshold).mean()
+    return float(roc_auc_score(is_known, scores)), float(caught)
+
+
+def extracted(corpus: Corpus, settings: Settings) -> Mapping[str, Mapping[Track, Entries]]:
+    """By task, of every song in train and val."""
+    tracks = corpus.split("train") + corpus.split("val")
+    recipes: Mapping[str, Recipe] = {
+        "task1": features.recipe(features.FeatureSettings()),
+        "task2": melspec.recipe(melspec.MelSettings()),
+        "task2_baseline": encoder_called(registry.WITHOUT_DOWNLOAD).recipe,
+    }
+    return {
+        task: {
+            track: (entry,)
+            for track, entry in extract(tracks, recipe, settings.cache, Workers()).entries.items()
+        }
+        for task, recipe in recipes.items()
+    }
+
+
+def said_by_all(
+    draw: Draw, entries: Mapping[str, Mapping[Track, Entries]], settings: Settings
+) -> dict[str, Said]:
+    n = len(draw.artists)
+    baseline = task2_baseline.Settings()
+    encoder = encoder_called(registry.WITHOUT_DOWNLOAD)
+    mlp = task2_baseline.mlp_on(encoder, n, baseline.head.mixup)
+    networks = {
+        "task2": (cnn("small", n), task2.Settings().training),
+        "task2_baseline": (mlp, baseline.training),
+    }
+    said = {"task1": said_by_statistics(draw, entries["task1"])}
+    for task, (method, training) in networks.items():
+        own = replace(training, epochs=settings.epochs)
+        said[task] = said_by_network(draw, entries[task], method, own)
+    return said
+
+
+def measure(settings: Settings) -> Measured:
+    corpus = read_corpus(settings.data)
+    entries = extracted(corpus, settings)
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for seed in progress.bar(range(settings.draws), desc="strangers", unit="draw"):
+        draw = draw_artists(corpus, seed)
+        said = said_by_all(draw, entries, settings)
+        calibrated = {task: told(draw, own.posteriors)[0] for task, own in said.items()}
+        together = metrics.weighted_mean(np.stack([*calibrated.values()]), np.full(3, 1 / 3))
+        said["ensemble"] = Said(together, {})
+        for task, own in said.items():
+            for name, scores in {**told(draw, own.posteriors)[1], **own.scores}.items():
+                found.setdefault((task, name), []).append(auroc_and_caught(draw, scores))
+    rows = [["model", "score", "AUROC", "from, to", "strangers caught"]]
+    for (task, name), values in found.items():
+        auroc, caught = zip(*values, strict=True)
+        row = [task, name, f"{np.mean(auroc):.3f}", f"{min(auroc):.3f}, {max(auroc):.3f}"]
+        rows.append([*row, f"{np.mean(caught):.3f}"])
+    return Measured(
+        "Unknown artists",
+        f"python3 -m benchmarks.strangers --data {settings.data} --draws {settings.draws}",
+        f"A quarter of {len(corpus.artists)} artists left out, {settings.draws} draws: mean. "
+        "Strangers caught: share of their songs whose score lies below what 95% of the known "
+        "artists' songs reach.",
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    measured.run(Settings, measure, __doc__)
