@@ -11,6 +11,7 @@ import torch
 from conftest import tone, write_audio
 from numpy.random import Generator
 from test_musicfm import TINY
+from test_training import VAL, make_trainer
 
 import benchmarks.__main__ as runner
 from artistid.audio.features import frame_features
@@ -18,7 +19,16 @@ from artistid.dataset.corpus import Track
 from artistid.dataset.read import read_corpus
 from artistid.metrics import labels_of
 from artistid.models.classical import SongClassifier
-from benchmarks import cross_validation, features, growth, measured, mistakes, musicfm, tasks
+from benchmarks import (
+    cross_validation,
+    features,
+    growth,
+    measured,
+    mistakes,
+    musicfm,
+    strangers,
+    tasks,
+)
 from benchmarks.measured import Cost, Measured, Ratio, brief, markdown, spread
 
 # raised by audioread, which librosa.load imports
@@ -205,6 +215,42 @@ def test_models_learn_what_can_be_learnt(rng: Generator) -> None:
     for found in (cross_validation.by_mlp(rows, labels, draws), by_svm(SongClassifier)):
         assert found[0].cv.top1 == 1
     assert by_svm(mistakes.UnscaledLater)[0].cv.top1 < 0.7
+
+
+# --- strangers ---------------------------------------------------------------------------------
+
+
+def test_songs_of_the_artists_left_out_are_the_strangers(shared_course: Path) -> None:
+    corpus = read_corpus(shared_course)
+    draws = [strangers.draw_artists(corpus, seed) for seed in range(4)]
+    assert len({draw.strangers[0].artist for draw in draws}) > 1
+    for draw in draws:
+        (left_out,) = {track.artist for track in draw.strangers}
+        assert left_out not in draw.artists
+        assert {t.artist for t in draw.train} == {t.artist for t in draw.known} == {*draw.artists}
+        assert [len(songs) for songs in (draw.train, draw.known, draw.strangers)] == [12, 6, 6]
+        assert {track.split for track in draw.known} == {"val"}
+
+
+def test_the_area_is_the_share_of_pairs_in_order_and_95_percent_of_the_known_pass() -> None:
+    tracks = [Track(Path(), str(i), "val") for i in range(50)]
+    draw = strangers.Draw([], [], tracks[:40], tracks[40:])
+    scores = np.random.default_rng(2).normal(size=50) + (np.arange(50) < 40)
+    pairs = scores[:40, np.newaxis] > scores[40:]
+    area, caught = strangers.auroc_and_caught(draw, scores)
+    assert area == pytest.approx(pairs.mean())
+    below = np.sort(scores[:40])[1]  # one of 40 is below
+    assert caught == (scores[40:] < below).mean()
+
+
+def test_outputs_of_a_network_are_means_over_the_crops_of_a_song() -> None:
+    trainer = make_trainer()
+    found = strangers.outputs(trainer, VAL.songs)
+    np.testing.assert_allclose(found["posteriors"], trainer.posteriors(VAL.songs), atol=1e-6)
+    assert (found["logits"].shape, found["hidden"].shape) == ((12, 4), (12, 16))
+    head = trainer.network.head  # without dropout the last layer is linear: means go through it
+    expected = head[-1](torch.from_numpy(found["hidden"]).float()).detach()
+    np.testing.assert_allclose(found["logits"], expected, atol=1e-4)
 
 
 # --- growth ------------------------------------------------------------------------------------

@@ -16,7 +16,14 @@ from hw1 import count_score
 
 FAMILIES = ("KNN", "RandomForest", "SVM", "LDA", "LogisticRegression")
 FIGURES = [f"{name}_confusion_matrix.png" for name in FAMILIES]
-RESULTS = [*FIGURES, "index.html", "metrics_task1.json", "model_task1.skops"]
+RESULTS = [
+    *FIGURES,
+    "index.html",
+    "members",
+    "metrics_task1.json",
+    "model_task1.skops",
+    "posteriors_task1.npz",
+]
 
 
 def test_from_files_to_a_scored_prediction(

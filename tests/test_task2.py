@@ -35,6 +35,7 @@ RESULTS = [
     "metrics_task2.json",
     "model_task2.json",
     "model_task2.safetensors",
+    "posteriors_task2.npz",
 ]
 
 

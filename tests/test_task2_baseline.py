@@ -23,9 +23,11 @@ RESULTS = [
     "accuracy_curve_baseline.png",
     "confusion_matrix_task2_baseline.png",
     "index.html",
+    "members",
     "metrics_task2_baseline.json",
     "model_task2_baseline.json",
     "model_task2_baseline.safetensors",
+    "posteriors_task2_baseline.npz",
 ]
 
 
