@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from test_faults import Killed, killed_before_rename
 
 import artistid
 import ensemble as script
-from artistid import ensemble, metrics
+from artistid import ensemble, inference, metrics
 from artistid.audio.cache import content_digest
+from artistid.audio.decode import Audio
 from artistid.dataset.corpus import Split, Track
 from artistid.foundation.errors import UserError
+from artistid.models.card import ModelCard, ensemble_card
+from artistid.results import figures
 from artistid.results.posteriors import (
     RunPosteriors,
     SavedModel,
@@ -28,6 +31,7 @@ from artistid.results.posteriors import (
     read_posteriors,
     to_npz,
 )
+from artistid.vocals.heard import Source
 
 ARTISTS = ("abba", "blur", "cher")
 
@@ -323,3 +327,62 @@ def test_killed_at_any_write_an_ensemble_is_whole(tasks: Path, call: Call) -> No
         model.write_bytes(old)
     assert 4 < number < 19
     assert len(artistid.load_model(model).card.input["members"]) == 2
+
+
+# --- over the song, and over time --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Says the same of every excerpt of a length."""
+
+    seconds: float
+    posterior: tuple[float, ...]
+
+    def posteriors(self, audio: Audio) -> inference.ExcerptPosteriors:
+        starts_s = np.arange(0, audio.seconds, self.seconds)
+        rows = np.tile(self.posterior, (len(starts_s), 1))
+        rows[0] = rows[0][::-1]  # but of the first
+        ends_s = np.minimum(starts_s + self.seconds, audio.seconds)
+        return inference.ExcerptPosteriors(rows.mean(axis=0), len(rows), rows, starts_s, ends_s)
+
+
+def listening(model: Fixed, source: Source = "mix") -> inference.Listener:
+    card = ModelCard("task1", ("abba", "blur"), {}, source=source)
+    return inference.Listener(card, model, source)
+
+
+def test_excerpts_are_joined_with_those_at_the_same_time() -> None:
+    short, long = Fixed(2.0, (0.9, 0.1)), Fixed(6.0, (0.8, 0.2))
+    card = ensemble_card(("abba", "blur"), [], metrics.Calibration(1.0, 0.0, 1.0))
+    weights = np.array([0.25, 0.75])
+    model = inference.Ensemble(card, [listening(long), listening(short)], weights)
+    song = np.random.default_rng(0).normal(0, 0.1, 12 * 8_000).astype(np.float32)
+    prediction = inference.Predictor(model, Counted()).predict((song, 8_000))
+    assert prediction.starts_s.tolist() == [0, 2, 4, 6, 8, 10]
+    by_long, by_short = [0.2] * 3 + [0.8] * 3, [0.1] + [0.9] * 5
+    expected = 0.25 * np.array(by_long) + 0.75 * np.array(by_short)
+    np.testing.assert_allclose(prediction.excerpts[:, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(prediction.posterior[0], expected.mean(), atol=1e-6)
+    assert figures.timeline_png(prediction, "song").startswith(b"\x89PNG")
+
+
+class Counted:
+    """Vocals at half the level, and how often they were asked for."""
+
+    n = 0
+
+    def vocals(self, _file: Path | None, mix: Audio) -> Audio:
+        self.n += 1
+        return replace(mix, samples=mix.samples / 2)
+
+
+def test_a_song_is_separated_once_for_all_members() -> None:
+    card = ensemble_card(("abba", "blur"), [], metrics.Calibration(1.0, 0.0, 1.0))
+    one = Fixed(2.0, (0.9, 0.1))
+    members = [listening(one, "vocals"), listening(one, "both"), listening(one)]
+    model = inference.Ensemble(card, members, np.full(3, 1 / 3))
+    voice, song = Counted(), np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    prediction = inference.Predictor(model, voice).predict((song, 8_000))
+    assert (model.source, voice.n) == ("both", 1)
+    np.testing.assert_array_equal(prediction.samples, song)
