@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache as memoised
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -70,10 +71,36 @@ def gamemusic() -> Path:
     return GAMEMUSIC
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def some_music(gamemusic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Make a folder once for all workers of pytest-xdist: by whoever asks for it first."""
+    base = tmp_path_factory.getbasetemp()
+    place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, is_made = place / name, place / f"{name}.made"
+        with FileLock(place / f"{name}.lock"):
+            if not is_made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
+                folder.mkdir()
+                make(folder)
+                is_made.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def some_music(gamemusic: Path, once: Once) -> Path:
     """The middle 24 s of the songs of five composers: enough to see that real music is learnt."""
-    source, folder = gamemusic / "artist20", tmp_path_factory.mktemp("music") / "some"
+    return once("some_music", partial(make_some_music, gamemusic))
+
+
+def make_some_music(gamemusic: Path, folder: Path) -> None:
+    source = gamemusic / "artist20"
     lists = {name: read(source / f"{name}.json") for name in ("train", "val")}
     chosen = sorted({Path(entry).parts[1] for entry in lists["train"]})[:5]
 
@@ -94,17 +121,13 @@ def some_music(gamemusic: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for i, (number, _) in enumerate(own, start=1):
         take(f"test/{number:03d}.mp3", f"test/{i:03d}.mp3")
     (folder / "test_ans.json").write_text(json.dumps([artist for _, artist in own]))
-    return folder
 
 
 @pytest.fixture(scope="session")
-def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_corpus(once: Once) -> Path:
     """The demo corpus: the one that `make demo` has made, if it is there. Read only."""
     folder = PROJECT / "hw1/demo"
-    if not is_demo_corpus(folder):
-        folder = tmp_path_factory.mktemp("demo") / "demo"
-        make_demo_corpus(folder)
-    return folder
+    return folder if is_demo_corpus(folder) else once("demo", make_demo_corpus)
 
 
 def tone(hz: float, seconds: float, rate: int = RATE) -> NDArray[np.float32]:
@@ -145,9 +168,9 @@ def make_course(place: Path, seconds: float = 2.0) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_course(once: Once) -> Path:
     """The tiny course, for tests that do not change it."""
-    return make_course(tmp_path_factory.mktemp("course"))
+    return once("course", make_course) / "tiny"
 
 
 @pytest.fixture
@@ -157,9 +180,9 @@ def course(shared_course: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_cache(once: Once) -> Path:
     """A cache for all tests of the session: its keys are content and settings."""
-    return tmp_path_factory.mktemp("cache")
+    return once("cache", lambda folder: folder)
 
 
 # --- runs --------------------------------------------------------------------------------------
@@ -251,17 +274,18 @@ Finish = Callable[[str], Finished]
 
 
 @pytest.fixture(scope="session")
-def finished(
-    shared_course: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Finish:
+def finished(shared_course: Path, shared_cache: Path, once: Once) -> Finish:
     """Each task run once per session, when first asked for."""
 
-    @memoised
-    def run(task: str) -> Finished:
-        folder = tmp_path_factory.mktemp(task)
+    def run(task: str, folder: Path) -> None:
         places = ("--data", shared_course, "--cache", shared_cache)
-        done = run_in(folder, f"{task}.py", *places, *TASKS[task])
+        (folder / "work").mkdir()
+        done = run_in(folder / "work", f"{task}.py", *places, *TASKS[task])
         assert (done.returncode, done.stderr) == (0, "")
-        return Finished(folder, done.stdout)
+        (folder / "screen").write_text(done.stdout, encoding="utf-8")
 
-    return run
+    def get(task: str) -> Finished:
+        folder = once(task, partial(run, task))
+        return Finished(folder / "work", (folder / "screen").read_text(encoding="utf-8"))
+
+    return get
