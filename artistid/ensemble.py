@@ -130,6 +130,10 @@ def _require_same(one: RunPosteriors, other: RunPosteriors, folder: Path) -> Non
     raise UserError(f"{folder}: {words}; {remedy}")
 
 
+def _listed(members: Sequence[Member]) -> str:
+    return ", ".join(member.name for member in members)
+
+
 def songs_of(members: Sequence[Member], split: Split) -> Songs:
     """Every song that a member has been given; a row of zeros where another has not."""
     tracks = {track.id: track for member in members for track in member.run.tracks[split]}
@@ -169,9 +173,9 @@ def choose_weights(
     is_better = gain.mean() > error
     log.info(
         "weights fitted on val: %s; on songs that they were not fitted on, the mean log posterior "
-        "of the artist is higher by %.3f (standard error %.3f) than with equal weights: %s",
+        "of the artist is %+.3f (standard error %.3f) against equal weights: %s",
         ", ".join(f"{weight:.2f}" for weight in fitted),
-        *(gain.mean(), error, "they are used" if is_better else "equal ones are used"),
+        *(gain.mean(), error, "fitted weights are used" if is_better else "equal weights are used"),
     )
     return fitted if is_better else equal
 
@@ -207,9 +211,11 @@ def combine_and_report(
     outputs: Outputs,
 ) -> None:
     """Score the ensemble on val, predict test, and write both, the model, and the figures."""
-    begin = time.perf_counter()
-    artists = members[0].run.artists
+    begin, made = time.perf_counter(), record.provenance()
+    corpus, artists = members[0].run.corpus, members[0].run.artists
     val, test = (songs_of(members, split) for split in SCORED)
+    record.log_start(task, settings, made)
+    log.info("corpus %s: %d artists; members: %s", corpus, len(artists), _listed(members))
     labels = metrics.labels_of([track.artist for track in val.tracks], artists)
     weights = choose_weights(val.posteriors, labels, weighting)
     on_val = metrics.weighted_mean(val.posteriors, weights)
@@ -220,7 +226,7 @@ def combine_and_report(
         Candidate(member.name, member.val, {"weight": f"{weight:.2f}"}, {"weight": float(weight)})
         for member, weight in zip(members, weights, strict=True)
     ]
-    record.log_candidates([own, *others], "the ensemble predicts")
+    record.log_candidates([own, *others])
     on_test = metrics.weighted_mean(test.posteriors, weights)
     cards = [
         MemberCard(m.run.task, m.model.name, m.model.file, m.model.digest, float(weight))
@@ -230,8 +236,8 @@ def combine_and_report(
     result = Record(
         task=task,
         settings=settings,
-        provenance=record.provenance(),
-        corpus=members[0].run.corpus,
+        provenance=made,
+        corpus=corpus,
         artists=artists,
         notices=list(dict.fromkeys(notice for m in members for notice in m.run.notices)),
         left_out={},

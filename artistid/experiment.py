@@ -156,9 +156,7 @@ def started(
     with progress.logging_to(path, data.quiet) if IS_MAIN_PROCESS else nullcontext():
         made = record.provenance()
         run = Run(task, cli.flat(settings), data, source, workers, corpus, outputs, made)
-        log.info("%s, git commit %s", task.name, made.git_commit or "unknown")
-        log.info("versions: %s", ", ".join(f"{k} {v}" for k, v in made.versions.items()))
-        log.info("settings: %s", ", ".join(f"{k}={v}" for k, v in run.settings.items()))
+        record.log_start(task, run.settings, made)
         sizes = ", ".join(f"{len(corpus.split(split))} {split}" for split in SPLITS)
         log.info("corpus %s: %d artists; songs: %s", corpus.name, len(corpus.artists), sizes)
         for warning in corpus.warnings:
@@ -278,8 +276,10 @@ def train_and_report(
 
     answers = [_evaluated(data, *own) for own in zip(models, final, on_val, on_test, strict=True)]
     best = answers[number]
-    choice = f"{learner.chosen_by}, and so the one that predicts: {best.candidate.name}"
-    record.log_candidates([answer.candidate for answer in answers], choice)
+    record.log_candidates([answer.candidate for answer in answers])
+    if len(answers) > 1:
+        name = best.candidate.name
+        log.info("%s, and so the one that predicts: %s", learner.chosen_by, name)
     posteriors = _saved(run, data, answers, number)
     run.clock.lap("evaluation")
     unheard = {"without_singer": [track.id for track in data.without_singer]}

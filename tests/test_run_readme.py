@@ -115,7 +115,13 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "task"), [("1", "task1"), ("2", "task2"), ("2, baseline", "task2_baseline")]
+    ("row", "task"),
+    [
+        ("ensemble", "ensemble"),
+        ("1", "task1"),
+        ("2", "task2"),
+        ("2, baseline", "task2_baseline"),
+    ],
 )
 def test_the_results_table_is_that_of_the_metrics(row: str, task: str) -> None:
     metrics = json.loads((PROJECT / f"result/metrics_{task}.json").read_text(encoding="utf-8"))

@@ -111,7 +111,13 @@ def _git(folder: Path | None, *arguments: str) -> str:
         return ""
 
 
-def log_candidates(candidates: Sequence[Candidate], choice: str) -> None:
+def log_start(task: Task, settings: Mapping[str, Any], made: Provenance) -> None:
+    log.info("%s, git commit %s", task.name, made.git_commit or "unknown")
+    log.info("versions: %s", ", ".join(f"{k} {v}" for k, v in made.versions.items()))
+    log.info("settings: %s", ", ".join(f"{k}={v}" for k, v in settings.items()))
+
+
+def log_candidates(candidates: Sequence[Candidate]) -> None:
     """Their scores on val with 95% intervals, as a table."""
     columns = list(dict.fromkeys(name for candidate in candidates for name in candidate.summary))
     rows = [["model", "val top-1", "val top-3", "macro-F1", *columns]]
@@ -127,8 +133,6 @@ def log_candidates(candidates: Sequence[Candidate], choice: str) -> None:
     for candidate in candidates:
         if candidate.val.scores and candidate.val.scores.seeds:
             log.info("%s on val, %s", candidate.name, candidate.val.scores.seeds)
-    if len(candidates) > 1:
-        log.info("%s", choice)
 
 
 # --- files -------------------------------------------------------------------------------------
