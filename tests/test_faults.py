@@ -112,9 +112,9 @@ def test_killed_while_extracting_the_next_run_ends_the_work(
 @pytest.mark.parametrize(
     ("task", "n_renames", "options"),
     [
-        ("task1", 6, ("--repeats", 1)),
-        ("task2", 11, ("--epochs", 2, "--batch-size", 8)),
-        ("task2_baseline", 9, ("--epochs", 1, "--encoder", "musicnn")),
+        ("task1", 8, ("--repeats", 1)),
+        ("task2", 12, ("--epochs", 2, "--batch-size", 8)),
+        ("task2_baseline", 11, ("--epochs", 1, "--encoder", "musicnn")),
     ],
 )
 def test_killed_before_any_rename_the_next_run_ends_as_usual(

@@ -44,8 +44,8 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         part = self.begin(int(found[1]) if found else 0)[: self.server.limit]
+        self.server.sent.append(len(part))  # before the client can have all of it
         self.wfile.write(part)
-        self.server.sent.append(len(part))
 
     def begin(self, first: int) -> bytes:
         assert self.path == f"/{FILE.repository}/resolve/{FILE.revision}/{FILE.name}"

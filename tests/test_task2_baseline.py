@@ -179,7 +179,7 @@ def test_a_users_mistake_is_one_line_and_status_2(
 
 @pytest.mark.slow
 def test_real_music_is_learnt(some_music: Path, tmp_path: Path) -> None:
-    options = ("--quiet", "--encoder", "musicnn", "--jobs", 2)
+    options = ("--quiet", "--encoder", "musicnn", "--epochs", 40, "--no-refit", "--jobs", 2)
     subprocess.run(command("task2_baseline", some_music, tmp_path, *options), check=True)
     metrics = read(tmp_path / "out/metrics_task2_baseline.json")
     assert n_right(metrics) >= 9
