@@ -6,7 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # modules are compiled when first imported, not all of them when installed
 export PYTHONDONTWRITEBYTECODE :=
@@ -26,10 +26,10 @@ demo: .venv/run
 	$(BIN)/python predict.py hw1/demo/artist20/test/001.mp3 hw1/demo/strangers --model result/demo/model_ensemble.json
 
 test: .venv/dev
-	$(PYTEST) loadfile
+	$(PYTEST)
 
 slow: .venv/dev
-	$(PYTEST) load -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -294,7 +294,7 @@ def test_a_full_disk_leaves_the_old_results(
     out.mkdir()
     program = command("task1", shared_course, shared_cache, out, "--seed", 1)
     full = (
-        f"mount -t tmpfs -o size=64m tmpfs {out}; cp -p {old}/* {out}; "
+        f"mount -t tmpfs -o size=64m tmpfs {out}; cp -rp {old}/* {out}; "
         f"dd if=/dev/zero of={out}/filler bs=1k 2>/dev/null; truncate -s -16K {out}/filler"
     )
     script = f"{shlex.join(program)}; code=$?; cp -rp {out} {kept}; exit $code"
@@ -306,6 +306,12 @@ def test_a_full_disk_leaves_the_old_results(
     assert "corpus tiny" in (kept / "log.txt").read_text()
     for name in ("filler", "log.txt"):
         (kept / name).unlink()
-    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
-        path.name: path.read_bytes() for path in old.iterdir()
-    }
+    files = [
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        for folder in (kept, old)
+    ]
+    assert files[0] == files[1]
