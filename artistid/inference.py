@@ -78,11 +78,10 @@ class Hearing:
         return voices.heard(self.voice, self.file, self.mix)
 
     def of(self, source: Source) -> list[Audio]:
-        return {
-            "mix": lambda: [self.mix],
-            "vocals": lambda: [self.vocals],
-            "both": lambda: [self.mix, self.vocals],
-        }[source]()
+        heard = [] if source == "vocals" else [self.mix]
+        if source != "mix":
+            heard.append(self.vocals)
+        return heard
 
 
 @dataclass(frozen=True)

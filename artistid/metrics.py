@@ -210,11 +210,10 @@ def fit_temperature(posteriors: Posteriors, labels: Labels) -> float:
     known = labels != UNKNOWN
     if not known.any():
         return 1.0
-    true = np.arange(known.sum()), labels[known]
 
     def loss(log_temperature: float) -> float:
-        probabilities = tempered(posteriors[known], np.exp(log_temperature))[true]
-        return float(-np.log(np.maximum(probabilities, MIN_PROBABILITY)).mean())
+        calibrated = tempered(posteriors[known], np.exp(log_temperature))
+        return float(-log_posteriors(calibrated, labels[known]).mean())
 
     found = minimize_scalar(loss, bounds=np.log(TEMPERATURE_RANGE), method="bounded")
     return float(np.exp(found.x))
@@ -235,8 +234,13 @@ def calibrate(posteriors: Posteriors, labels: Labels) -> Calibration:
     scores = confidence(calibrated[_is_predicted(calibrated)])
     if not len(scores):
         return Calibration(temperature, 0.0, 1.0)
-    unknown_below = np.quantile(scores, 1 - KNOWN_SHARE, method="lower")
-    return Calibration(temperature, float(unknown_below), float((scores >= unknown_below).mean()))
+    unknown_below = score_of_known(scores)
+    return Calibration(temperature, unknown_below, float((scores >= unknown_below).mean()))
+
+
+def score_of_known(scores: NDArray[np.float64]) -> float:
+    """What KNOWN_SHARE of the songs reach, or a few more of them."""
+    return float(np.quantile(scores, 1 - KNOWN_SHARE, method="lower"))
 
 
 def confidence(posteriors: ArrayLike) -> NDArray[np.float64]:

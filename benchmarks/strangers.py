@@ -183,8 +183,7 @@ def auroc_and_caught(draw: Draw, scores: NDArray[np.float64]) -> tuple[float, fl
     """The area under the curve, and the share of strangers below 95% of the known songs."""
     n_known = len(draw.known)
     is_known = np.arange(len(scores)) < n_known
-    threshold = np.quantile(scores[:n_known], 1 - metrics.KNOWN_SHARE, method="lower")
-    caught = (scores[n_known:] < threshold).mean()
+    caught = (scores[n_known:] < metrics.score_of_known(scores[:n_known])).mean()
     return float(roc_auc_score(is_known, scores)), float(caught)
 
 

@@ -38,7 +38,7 @@ class RunPosteriors:
     chosen: int  # number of the model that predicts
 
     def model(self, name: str) -> SavedModel:
-        """Raises UserError if there is none of that name."""
+        """The model called `name`. Raises UserError if the task has no such model."""
         for model in self.models:
             if model.name == name:
                 return model
