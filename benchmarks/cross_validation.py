@@ -35,7 +35,7 @@ from artistid.dataset.read import read_corpus
 from artistid.encoders import musicnn, registry
 from artistid.foundation import progress
 from artistid.foundation.parallel import Workers
-from artistid.metrics import Labels, Runs
+from artistid.metrics import Labels, Posteriors
 from artistid.models.classical import SongClassifier, as_songs, families
 from artistid.models.crops import ResidentSongs, frames_of
 from artistid.models.devices import Devices
@@ -166,15 +166,20 @@ def by_network(
     crop_frames = frames_of(
         settings.crop_seconds, method.frames_per_second, songs(np.arange(len(arrays)))
     )
-    runs: Runs = np.zeros((len(draws), len(arrays), method.widths.n_artists))
-    work = [(seed, *pair) for seed, folds in enumerate(draws) for pair in folds.pairs]
-    for seed, trained, scored in progress.bar(work, desc=method.network.__name__, unit="training"):
-        train = Examples(songs(trained), labels[trained])
-        trainer = Trainer(method, train, crop_frames, settings, seed, devices)
-        for epoch in range(trainer.epochs):
-            trainer.train_epoch(epoch)
-        runs[seed, scored] = trainer.posteriors(songs(scored))
-    return [Candidate({}, metrics.cv_scores(run, labels)) for run in runs]
+    name = method.network.__name__
+    found = []
+    for seed, folds in enumerate(draws):
+        posteriors: Posteriors = np.zeros((len(arrays), method.widths.n_artists))
+        for trained, scored in progress.bar(folds.pairs, desc=name, unit="training", leave=False):
+            train = Examples(songs(trained), labels[trained])
+            trainer = Trainer(method, train, crop_frames, settings, seed, devices)
+            for epoch in range(trainer.epochs):
+                trainer.train_epoch(epoch)
+            posteriors[scored] = trainer.posteriors(songs(scored))
+        found.append(Candidate({}, metrics.cv_scores(posteriors, labels)))
+        scores = f"{found[-1].cv.top1:.3f} / {found[-1].cv.top3:.3f}"
+        print(f"{name}, draw {seed + 1}: {scores}", file=sys.stderr, flush=True)  # it takes long
+    return found
 
 
 def cnn(size: Size, n_artists: int, source: Source = "mix") -> Method:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import distributed
 import numpy as np
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, hum, write_audio
 
 from artistid.audio import features
 from artistid.audio.extraction import extract
@@ -149,7 +149,9 @@ def test_results_come_in_order_from_all_workers(shared_cluster: Cluster) -> None
     assert ran(sum_with, shared_cluster, common=(weights,)) == [1000.0 * x for x in range(40)]
     with pytest.raises(OSError, match="No space left on device: '/cache/x'"):
         ran(no_space, shared_cluster)
-    with pytest.raises(UserError, match=r"does not see /no/such/corpus; corpus and --cache must"):
+    with pytest.raises(
+        UserError, match=r"does not see /no/such/corpus; corpus, --cache and weights must"
+    ):
         ran(pid_and_square, shared_cluster, needs=(PROJECT, Path("/no/such/corpus")))
 
 
@@ -205,6 +207,31 @@ def test_a_worker_killed_in_the_middle_changes_no_features(
     assert list(local.entries) == list(far.entries) == list(tracks)
     for track in tracks:
         assert local.entries[track].read_bytes() == far.entries[track].read_bytes()
+
+
+@pytest.mark.slow
+def test_vocals_are_separated_on_the_workers(
+    shared_cluster: Cluster, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    pytest.importorskip("demucs", reason="pip install 'artistid[vocals]'")
+    from test_htdemucs import tiny_network, write_network
+
+    from artistid.vocals import htdemucs, separation
+
+    songs = {tmp_path / f"{i}.wav": 1.0 for i in range(4)}
+    for song in songs:
+        write_audio(song, hum(1, rng))
+    separator = htdemucs.find(write_network(tmp_path / "tiny.safetensors", tiny_network()))
+    dask = Workers(dask=shared_cluster.address)
+    local, _ = separation.separate(songs, separator, tmp_path / "local", Workers())
+    (tmp_path / "far").mkdir()
+    far, refused = separation.separate(songs, separator, tmp_path / "far", dask)
+    assert not refused
+    for song in songs:
+        assert far[song].read_bytes() == local[song].read_bytes()
+    separator.weights.unlink()
+    with pytest.raises(UserError, match=r"does not see .*/tiny.safetensors; corpus, --cache and"):
+        separation.separate(songs, replace(separator, digest="other"), tmp_path / "far", dask)
 
 
 def test_a_missing_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

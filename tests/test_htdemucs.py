@@ -39,10 +39,14 @@ def write_network(path: Path, network: torch.nn.Module, klass: str = KLASS, **mo
     return path
 
 
-@pytest.fixture(scope="module")
-def network() -> HTDemucs:
+def tiny_network() -> HTDemucs:
     torch.manual_seed(5)
     return HTDemucs(SOURCES, **WIDTHS).eval()
+
+
+@pytest.fixture(scope="module")
+def network() -> HTDemucs:
+    return tiny_network()
 
 
 @pytest.fixture(scope="module")

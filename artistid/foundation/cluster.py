@@ -107,8 +107,8 @@ def _require_access(
     for worker, lacking in missing.items():
         if lacking:
             raise UserError(
-                f"--dask {address}: worker {worker} does not see {lacking[0]}; corpus and --cache "
-                "must be in folders that all machines share under the same paths"
+                f"--dask {address}: worker {worker} does not see {lacking[0]}; corpus, --cache "
+                "and weights must be in folders that all machines share under the same paths"
             )
 
 

@@ -30,6 +30,10 @@ log = logging.getLogger("artistid")
 
 class AnySeparator(Protocol):
     @property
+    def weights(self) -> Path:
+        """The file that every worker must see."""
+
+    @property
     def digest(self) -> str:
         """Of everything that vocals depend on besides the song."""
 
@@ -80,7 +84,7 @@ def separate(
         label="vocals",
         unit="song",
         place=separator.place,
-        needs=(jobs[0].song, cache),
+        needs=(jobs[0].song, cache, separator.weights),
     )
     failed = {job.entry: why for job, why in zip(jobs, reasons, strict=True) if why}
     refused = {song: failed[entry] for song, entry in entries.items() if entry in failed}
