@@ -58,6 +58,7 @@ class Songs(NamedTuple):
 
     tracks: list[Track]
     posteriors: NDArray[np.float64]  # (members, songs, artists)
+    similarity: NDArray[np.float64]  # (members, songs), with the songs that they know
 
 
 # --- members -----------------------------------------------------------------------------------
@@ -139,10 +140,12 @@ def songs_of(members: Sequence[Member], split: Split) -> Songs:
     tracks = {track.id: track for member in members for track in member.run.tracks[split]}
     places = {id_: i for i, id_ in enumerate(tracks)}
     posteriors = np.zeros((len(members), len(tracks), len(members[0].run.artists)))
-    for rows, member in zip(posteriors, members, strict=True):
+    similarity = np.zeros(posteriors.shape[:2])
+    for i, member in enumerate(members):
         own = [places[track.id] for track in member.run.tracks[split]]
-        rows[own] = member.model.posteriors[split]
-    return Songs(list(tracks.values()), posteriors)
+        posteriors[i, own] = member.model.posteriors[split]
+        similarity[i, own] = member.model.similarity[split]
+    return Songs(list(tracks.values()), posteriors, similarity)
 
 
 def evaluated(
@@ -219,7 +222,8 @@ def combine_and_report(
     labels = metrics.labels_of([track.artist for track in val.tracks], artists)
     weights = choose_weights(val.posteriors, labels, weighting)
     on_val = metrics.weighted_mean(val.posteriors, weights)
-    calibration = metrics.calibrate(on_val, labels)
+    similarity = (metrics.shares(val.posteriors, weights) * val.similarity).sum(axis=0)
+    calibration = metrics.calibrate(on_val, similarity, labels)
     temperature = calibration.temperature
     own = Candidate("ensemble", evaluated(on_val, val.tracks, artists, temperature), {}, {})
     others = [

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from artistid import cli, metrics
 from artistid.audio.cache import Entries, content_digest
@@ -21,10 +22,17 @@ from artistid.dataset.read import read_corpus
 from artistid.foundation import progress
 from artistid.foundation.errors import printable
 from artistid.foundation.parallel import IS_MAIN_PROCESS, Workers
-from artistid.metrics import Calibration, Evaluation, Posteriors, Runs
+from artistid.metrics import Calibration, Evaluation, Posteriors
 from artistid.models.card import ModelCard
+from artistid.models.known_songs import Answers, KnownSongs
 from artistid.results import record
-from artistid.results.posteriors import RunPosteriors, SavedModel, posteriors_file, to_npz
+from artistid.results.posteriors import (
+    SCORED,
+    RunPosteriors,
+    SavedModel,
+    posteriors_file,
+    to_npz,
+)
 from artistid.results.record import Candidate, Outputs, Provenance, Record, Task
 from artistid.vocals.heard import SourceSettings, Voices, find_voices
 
@@ -55,10 +63,12 @@ class Fitted(Protocol):
     def details(self) -> Mapping[str, Any]:
         """For the metrics."""
 
-    def posteriors(self, tracks: Sequence[Track]) -> Runs:
-        """(seeds, tracks, artists)"""
+    def answers(self, tracks: Sequence[Track]) -> Answers: ...
 
-    def save(self, path: Path, card: ModelCard) -> set[Path]:
+    def known_songs(self, tracks: Sequence[Track]) -> KnownSongs:
+        """Of the tracks that it was trained on."""
+
+    def save(self, path: Path, card: ModelCard, known: KnownSongs) -> set[Path]:
         """Write it to `path`, with the suffixes of its kind; returns the files."""
 
 
@@ -236,18 +246,27 @@ def extracted(run: Run, recipe: Recipe) -> Extracted:
 # --- train, validate, refit, report ------------------------------------------------------------
 
 
+class _Heard(NamedTuple):
+    """A model, the songs that it was trained on, and what it says of others."""
+
+    model: Fitted
+    known: KnownSongs
+    answers: Answers
+
+    @property
+    def similarity(self) -> NDArray[np.float64]:
+        return self.known.similarity(self.answers.vectors)
+
+
 class _Answer(NamedTuple):
-    """A model, and what it says of val and test."""
+    """What a model says of val and test."""
 
     candidate: Candidate
-    final: Fitted  # what is saved
+    final: _Heard  # is saved
     calibration: Calibration
-    on_val: Runs
-    on_test: Runs
+    posteriors: Mapping[Split, Posteriors]  # calibrated
+    similarity: Mapping[Split, NDArray[np.float64]]  # with the known songs, standardised
     test: Evaluation
-
-    def calibrated(self, runs: Runs) -> Posteriors:
-        return metrics.tempered(runs.mean(axis=0), self.calibration.temperature)
 
 
 def train_and_report(
@@ -263,18 +282,22 @@ def train_and_report(
     train, val, test = (data.corpus.split(split) for split in SPLITS)
     models = list(learner.fit(train, val))
     number = learner.choose(models)
-    on_val = [model.posteriors(val) for model in models]
-    final = models
+    validated = [_Heard(model, model.known_songs(train), model.answers(val)) for model in models]
     if refit:
         names = ", ".join(model.name for model in models)
         log.info("training %s again, on train and val, to predict test and to be saved", names)
-        final = list(learner.refit(models, train + val))
-    on_test = [model.posteriors(test) for model in final]
+        known = train + val
+        final = [
+            _Heard(model, model.known_songs(known), model.answers(test))
+            for model in learner.refit(models, known)
+        ]
+    else:
+        final = [one._replace(answers=one.model.answers(test)) for one in validated]
     if not IS_MAIN_PROCESS:
         return
     run.clock.lap("training")
 
-    answers = [_evaluated(data, *own) for own in zip(models, final, on_val, on_test, strict=True)]
+    answers = [_evaluated(data, *pair) for pair in zip(validated, final, strict=True)]
     best = answers[number]
     record.log_candidates([answer.candidate for answer in answers])
     if len(answers) > 1:
@@ -305,19 +328,27 @@ def train_and_report(
     learner.clean_up()
 
 
-def _evaluated(
-    data: Extracted, validated: Fitted, final: Fitted, on_val: Runs, on_test: Runs
-) -> _Answer:
+def _evaluated(data: Extracted, validated: _Heard, final: _Heard) -> _Answer:
     artists = data.corpus.artists
     names = {split: [track.artist for track in own] for split, own in data.scored.items()}
-    n_unusable = len(names["test"]) - on_test.shape[1]
-    on_test = np.pad(on_test, ((0, 0), (0, n_unusable), (0, 0)))  # they get no prediction
-    calibration = metrics.calibrate(on_val.mean(axis=0), metrics.labels_of(names["val"], artists))
+    runs = {"val": validated.answers.runs, "test": final.answers.runs}
+    n_unusable = len(names["test"]) - runs["test"].shape[1]
+    runs["test"] = np.pad(runs["test"], ((0, 0), (0, n_unusable), (0, 0)))  # without prediction
+    similarity = {"val": validated.similarity, "test": np.pad(final.similarity, (0, n_unusable))}
+    posteriors = {split: own.mean(axis=0) for split, own in runs.items()}
+    labels = metrics.labels_of(names["val"], artists)
+    calibration = metrics.calibrate(posteriors["val"], similarity["val"], labels)
     temperature = calibration.temperature
-    val = metrics.evaluate(on_val, names["val"], artists, temperature)
-    test = metrics.evaluate(on_test, names["test"], artists, temperature)
-    candidate = Candidate(validated.name, val, validated.summary, validated.details)
-    return _Answer(candidate, final, calibration, on_val, on_test, test)
+    val, test = (metrics.evaluate(runs[s], names[s], artists, temperature) for s in SCORED)
+    model = validated.model
+    return _Answer(
+        Candidate(model.name, val, model.summary, model.details),
+        final,
+        calibration,
+        {split: metrics.tempered(posteriors[split], temperature) for split in SCORED},
+        {split: calibration.similarity.standardised(similarity[split]) for split in SCORED},
+        test,
+    )
 
 
 def _saved(run: Run, data: Extracted, answers: Sequence[_Answer], chosen: int) -> RunPosteriors:
@@ -328,14 +359,11 @@ def _saved(run: Run, data: Extracted, answers: Sequence[_Answer], chosen: int) -
     models, written = [], set()
     for i, answer in enumerate(answers):
         path = folder / f"model_{task}" if i == chosen else others / answer.candidate.name
-        files = answer.final.save(path, answer.final.card.calibrated(answer.calibration))
+        model, known, _ = answer.final
+        files = model.save(path, model.card.calibrated(answer.calibration), known)
         file = next(file for file in files if file.suffix != ".json")
-        posteriors: dict[Split, Posteriors] = {
-            "val": answer.calibrated(answer.on_val),
-            "test": answer.calibrated(answer.on_test),
-        }
-        place = file.relative_to(folder).as_posix()
-        models.append(SavedModel(answer.candidate.name, place, content_digest(file), posteriors))
+        place, digest = file.relative_to(folder).as_posix(), content_digest(file)
+        models.append(SavedModel(model.name, place, digest, answer.posteriors, answer.similarity))
         written |= files
     for old in {*folder.glob(f"model_{task}.*"), *others.glob("*")} - written:
         old.unlink()

@@ -9,7 +9,7 @@ from typing import Any, Protocol, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from artistid.audio import features, melspec
 from artistid.audio import source as one_channel
@@ -24,7 +24,9 @@ from artistid.models.card import ModelCard, parse_card, restored, restored_membe
 from artistid.models.checkpoint import load_network
 from artistid.models.crops import ResidentSongs, covering
 from artistid.models.devices import DeviceName, Devices
+from artistid.models.known_songs import KnownSongs
 from artistid.models.networks import (
+    ArtistNetwork,
     EmbeddingMLP,
     EmbeddingMLPSettings,
     MelCNN,
@@ -32,7 +34,7 @@ from artistid.models.networks import (
     joined,
     n_joined,
 )
-from artistid.models.training import crop_posteriors
+from artistid.models.training import crop_outputs
 from artistid.results.predictions import SongPrediction
 from artistid.vocals import voice as voices
 from artistid.vocals.heard import Source
@@ -46,23 +48,31 @@ Song = str | Path | tuple[Samples, int]  # a file, or mono samples and their rat
 
 
 @dataclass(frozen=True)
-class ExcerptPosteriors:
-    song: Floats  # (artists,)
-    n_rows: int  # of which that is the mean
-    excerpts: Floats  # (excerpts, artists)
+class SongOutputs:
+    """What a model makes of a song, first, and of its excerpts."""
+
+    posteriors: Floats  # (1 + excerpts, artists), not calibrated
+    vectors: Floats  # (1 + excerpts, dim)
+    n_rows: int  # of which the song's are the means
     starts_s: Floats  # (excerpts,), seconds
     ends_s: Floats  # (excerpts,), seconds
-
-    def tempered(self, temperature: float) -> "ExcerptPosteriors":
-        song = tempered(self.song[np.newaxis], temperature)[0]
-        return replace(self, song=song, excerpts=tempered(self.excerpts, temperature))
 
 
 class SongModel(Protocol):
     """What differs between kinds of models."""
 
-    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
-        """Of mono audio at any rate, not calibrated. Raises AudioError if it is too short."""
+    def outputs(self, audio: Audio) -> SongOutputs:
+        """Of mono audio at any rate. Raises AudioError if it is too short."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of a song, first, and of its excerpts."""
+
+    posteriors: Floats  # (1 + excerpts, artists), calibrated
+    similarity: Floats  # (1 + excerpts,), with the songs that are known
+    starts_s: Floats  # (excerpts,), seconds
+    ends_s: Floats  # (excerpts,), seconds
 
 
 @dataclass(frozen=True)
@@ -90,11 +100,14 @@ class Listener:
 
     card: ModelCard
     model: SongModel
+    known: KnownSongs
     source: Source
 
-    def posteriors(self, song: Hearing) -> ExcerptPosteriors:
-        rows = _mean([self.model.posteriors(audio) for audio in song.of(self.source)])
-        return rows.tempered(self.card.temperature)
+    def answer(self, song: Hearing) -> Answer:
+        made = _mean([self.model.outputs(audio) for audio in song.of(self.source)])
+        posteriors = tempered(made.posteriors, self.card.calibration.temperature)
+        similarity = self.known.similarity(made.vectors)
+        return Answer(posteriors, similarity, made.starts_s, made.ends_s)
 
 
 @dataclass(frozen=True)
@@ -110,9 +123,15 @@ class Ensemble:
         sources = {member.source for member in self.members}
         return sources.pop() if len(sources) == 1 else "both"
 
-    def posteriors(self, song: Hearing) -> ExcerptPosteriors:
-        rows = [member.posteriors(song) for member in self.members]
-        return _together(rows, self.weights).tempered(self.card.temperature)
+    def answer(self, song: Hearing) -> Answer:
+        answers = []
+        for member in self.members:
+            answer = member.answer(song)
+            spread = member.card.calibration.similarity
+            answers.append(replace(answer, similarity=spread.standardised(answer.similarity)))
+        joint = _together(answers, self.weights)
+        posteriors = tempered(joint.posteriors, self.card.calibration.temperature)
+        return replace(joint, posteriors=posteriors)
 
 
 @dataclass(frozen=True)
@@ -140,49 +159,54 @@ class Predictor:
         cannot be had."""
         file = None if isinstance(song, tuple) else Path(song)
         hearing = Hearing(_loaded(song), file, self.voice)
-        rows = self.listener.posteriors(hearing)
+        answer = self.listener.answer(hearing)
+        calibration = self.card.calibration
+        familiarity = calibration.familiarity(answer.posteriors, answer.similarity)
         shown = hearing.of(self.source)[0]
         return SongPrediction(
             self.artists,
-            rows.song,
-            rows.excerpts,
-            rows.starts_s,
-            rows.ends_s,
+            answer.posteriors[0],
+            float(familiarity[0]),
+            answer.posteriors[1:],
+            familiarity[1:],
+            answer.starts_s,
+            answer.ends_s,
             shown.samples,
             shown.sample_rate,
+            calibration.unknown_below,
             hearing.mix.note,
-            self.card.unknown_below,
         )
 
 
-def _mean(sources: Sequence[ExcerptPosteriors]) -> ExcerptPosteriors:
+def _mean(sources: Sequence[SongOutputs]) -> SongOutputs:
     """Over sources of one song, as in training. An excerpt that only the first one has, since the
     vocals are silent there, stays as it is."""
     first, *others = sources
-    if not others:
-        return first
-    n_rows = [source.n_rows for source in sources]
-    song = np.average([source.song for source in sources], axis=0, weights=n_rows)
-    excerpts = first.excerpts.copy()
+    means = first.posteriors.copy(), first.vectors.copy()
     for other in others:
         _, own, its = np.intersect1d(
             first.starts_s.round(1), other.starts_s.round(1), return_indices=True
         )
-        excerpts[own] = (first.excerpts[own] + other.excerpts[its]) / 2
-    return replace(first, song=song, n_rows=sum(n_rows), excerpts=excerpts)
+        for mean, rows in zip(means, (other.posteriors, other.vectors), strict=True):
+            mean[1 + own] = (mean[1 + own] + rows[1 + its]) / 2
+    n_rows = [source.n_rows for source in sources]
+    means[0][0] = np.average([one.posteriors[0] for one in sources], axis=0, weights=n_rows)
+    means[1][0] = np.average([one.vectors[0] for one in sources], axis=0, weights=n_rows)
+    return SongOutputs(*means, sum(n_rows), first.starts_s, first.ends_s)
 
 
-def _together(members: Sequence[ExcerptPosteriors], weights: Floats) -> ExcerptPosteriors:
+def _together(members: Sequence[Answer], weights: Floats) -> Answer:
     """Of several models: over the song, and over each of the shortest excerpts with those of the
     other models whose middles are nearest."""
-    finest = max(members, key=lambda member: len(member.excerpts))
+    finest = max(members, key=lambda member: len(member.starts_s))
     middles = (finest.starts_s + finest.ends_s) / 2
-    excerpts = np.zeros_like(finest.excerpts)
+    posteriors, similarity = np.zeros_like(finest.posteriors), np.zeros_like(finest.similarity)
     for member, weight in zip(members, weights, strict=True):
         away = np.abs(middles[:, np.newaxis] - (member.starts_s + member.ends_s) / 2)
-        excerpts += weight * member.excerpts[away.argmin(axis=1)]
-    song = np.average([member.song for member in members], axis=0, weights=weights)
-    return replace(finest, song=song, excerpts=excerpts)
+        rows = np.append(0, 1 + away.argmin(axis=1))
+        posteriors += weight * member.posteriors[rows]
+        similarity += weight * member.similarity[rows]
+    return replace(finest, posteriors=posteriors, similarity=similarity)
 
 
 def load_model(
@@ -234,46 +258,51 @@ def _load_ensemble(
 def _load_listener(
     path: Path, weights: Path | None, device: DeviceName, source: Source | None
 ) -> Listener:
-    model, card = _load(path, weights, device)
+    model, card, known = _load(path, weights, device)
     if source not in (None, card.source) and card.source != "both":
         raise UserError(f"{path}: trained on {card.source}, so it cannot listen to {source}")
     heard: Any = source or card.source
-    return Listener(card, model, heard)
+    return Listener(card, model, known, heard)
 
 
-def _load(path: Path, weights: Path | None, device: DeviceName) -> tuple[SongModel, ModelCard]:
+def _load(
+    path: Path, weights: Path | None, device: DeviceName
+) -> tuple[SongModel, ModelCard, KnownSongs]:
     if path.suffix not in (".skops", ".safetensors"):
         raise UserError(f"{path}: not a model; their names end in .skops, .safetensors or .json")
     try:
         if path.suffix == ".skops":
-            classifier, card = classical.load_model(path)
-            _require_usable(card, path, n_outputs=len(classifier.classes_))
+            classifier, card, known = classical.load_model(path)
+            n_artists = len(classifier.classes_)
+            _require_usable(card, path, n_artists)
+            _require_width(known.vectors.shape[1], n_artists)
             if card.task == "task1":
                 settings = restored(features.FeatureSettings, card.input)
-                return StatisticsModel(classifier, settings), card
+                return StatisticsModel(classifier, settings), card, known
             encoder = registry.restore(card.input, weights, Devices(device, "auto").device)
             _require_width(encoder.dim, classifier.n_features_in_)
-            return MeanEmbeddingModel(classifier, card.crop_frames, encoder), card
-        state, card = load_network(path)
-        _require_usable(card, path, n_outputs=card.network["n_artists"])
-        devices = Devices(device, "auto")
+            return MeanEmbeddingModel(classifier, card.crop_frames, encoder), card, known
+        state, card, known = load_network(path)
+        _require_usable(card, path, card.network["n_artists"])
+        n_networks, devices = n_joined(state), Devices(device, "auto")
+        _require_width(known.vectors.shape[1], n_networks * card.network["hidden"])
         if card.task == "task2":
             widths = restored(MelCNNSettings, card.network)
             mel = restored(melspec.MelSettings, card.input)
             _require_width(mel.n_mels, widths.n_mels)
-            network = joined([MelCNN(widths) for _ in range(n_joined(state))])
+            network = joined([MelCNN(widths) for _ in range(n_networks)])
             model: SongModel = MelModel(CropClassifier(network, card.crop_frames, devices), mel)
         elif card.task == "task2_baseline":
             widths = restored(EmbeddingMLPSettings, card.network)
             encoder = registry.restore(card.input, weights, devices.device)
             _require_width(encoder.dim, widths.dim)
-            network = joined([EmbeddingMLP(widths) for _ in range(n_joined(state))])
+            network = joined([EmbeddingMLP(widths) for _ in range(n_networks)])
             model = EmbeddingModel(CropClassifier(network, card.crop_frames, devices), encoder)
         else:
             raise UserError(f"{path}: a model of {card.task}, which this version does not have")
         network.load_state_dict(state)
         network.to(devices.device).eval()
-        return model, card
+        return model, card, known
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{path}: the card does not fit the weights ({reason})") from error
@@ -338,32 +367,37 @@ class StatisticsModel:
     classifier: classical.SongClassifier
     settings: features.FeatureSettings
 
-    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
+    def outputs(self, audio: Audio) -> SongOutputs:
         rate = self.settings.sample_rate
         samples = one_channel.at_rate(audio, rate).samples
         found = features.song_features(samples, self.settings)
-        rows = self.classifier.predict_proba(np.vstack([found.excerpts, found.song]))
+        rows = self.classifier.outputs(np.vstack([found.excerpts, found.song]))
         starts_s, ends_s = found.spans.T * self.settings.hop / rate
         ends_s = np.minimum(ends_s, len(samples) / rate)
-        return ExcerptPosteriors(rows.mean(axis=0), len(rows), rows[:-1], starts_s, ends_s)
+        posteriors, vectors = (np.vstack([own.mean(axis=0), own[:-1]]) for own in rows)
+        return SongOutputs(posteriors, vectors, len(rows[0]), starts_s, ends_s)
 
 
 @dataclass(frozen=True)
 class CropClassifier:
     """Classifies the crops that cover a (frames, features) array."""
 
-    network: nn.Module
+    network: ArtistNetwork
     crop_frames: int
     devices: Devices
 
-    def posteriors(self, frames: Tensor) -> tuple[Floats, NDArray[np.intp]]:
-        """(crops, artists), and the first frame of each crop."""
+    def outputs(self, frames: Tensor) -> tuple[Floats, Floats, NDArray[np.intp]]:
+        """Posteriors, (1 + crops, artists), and vectors, (1 + crops, hidden units), of the song,
+        first, and of each crop; and the first frame of each crop."""
         song = ResidentSongs(frames, np.array([len(frames)]))
         crops = covering(song.lengths, self.crop_frames)
-        batches = crop_posteriors(
+        batches = crop_outputs(
             self.network, song, crops, self.crop_frames, BATCH_SIZE, self.devices
         )
-        return np.vstack([rows for _, rows in batches]).astype(np.float64), crops.starts
+        _, *outputs = zip(*batches, strict=True)
+        rows = [np.vstack(own).astype(np.float64) for own in outputs]
+        posteriors, vectors = (np.vstack([own.mean(axis=0), own]) for own in rows)
+        return posteriors, vectors, crops.starts
 
 
 @dataclass(frozen=True)
@@ -373,14 +407,14 @@ class MelModel:
     classifier: CropClassifier
     settings: melspec.MelSettings
 
-    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
+    def outputs(self, audio: Audio) -> SongOutputs:
         samples = one_channel.at_rate(audio, self.settings.sample_rate).samples
         log_mel = torch.from_numpy(melspec.song_log_mel(samples, self.settings))
-        rows, starts = self.classifier.posteriors(log_mel)
+        posteriors, vectors, first = self.classifier.outputs(log_mel)
         rate = self.settings.frames_per_second
-        ends = np.minimum(starts + self.classifier.crop_frames, len(log_mel))
+        ends = np.minimum(first + self.classifier.crop_frames, len(log_mel))
         ends_s = np.minimum(ends / rate, audio.seconds)
-        return ExcerptPosteriors(rows.mean(axis=0), len(rows), rows, starts / rate, ends_s)
+        return SongOutputs(posteriors, vectors, len(first), first / rate, ends_s)
 
 
 @dataclass(frozen=True)
@@ -390,11 +424,11 @@ class EmbeddingModel:
     classifier: CropClassifier
     encoder: AnyEncoder
 
-    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
+    def outputs(self, audio: Audio) -> SongOutputs:
         embeddings = torch.from_numpy(self.encoder.embeddings(audio))
-        rows, first = self.classifier.posteriors(embeddings)
+        posteriors, vectors, first = self.classifier.outputs(embeddings)
         spans = _spans_s(first, self.classifier.crop_frames, len(embeddings), self.encoder, audio)
-        return ExcerptPosteriors(rows.mean(axis=0), len(rows), rows, *spans)
+        return SongOutputs(posteriors, vectors, len(first), *spans)
 
 
 @dataclass(frozen=True)
@@ -405,13 +439,13 @@ class MeanEmbeddingModel:
     crop_frames: int
     encoder: AnyEncoder
 
-    def posteriors(self, audio: Audio) -> ExcerptPosteriors:
+    def outputs(self, audio: Audio) -> SongOutputs:
         embeddings = self.encoder.embeddings(audio)
         first = covering(np.array([len(embeddings)]), self.crop_frames).starts
         crops = [embeddings[start : start + self.crop_frames].mean(axis=0) for start in first]
-        song, *rows = self.classifier.predict_proba(np.stack([embeddings.mean(axis=0), *crops]))
+        rows = self.classifier.outputs(np.stack([embeddings.mean(axis=0), *crops]))
         spans = _spans_s(first, self.crop_frames, len(embeddings), self.encoder, audio)
-        return ExcerptPosteriors(song, 1, np.stack(rows), *spans)
+        return SongOutputs(*rows, 1, *spans)
 
 
 def _spans_s(

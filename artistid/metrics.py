@@ -7,7 +7,7 @@ not in the list: never right, and left out of calibration.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ MIN_PROBABILITY = 1e-12  # floor under a probability before its logarithm
 TEMPERATURE_RANGE = (0.05, 20.0)
 N_CALIBRATION_BINS = 10
 KNOWN_SHARE = 0.95  # of val's songs, at least, are not taken for songs by somebody else
+MIN_SD = 0.01  # of a posterior or a cosine: songs that are all alike tell nothing
 N_WEIGHT_STEPS = 500  # of expectation maximisation
 
 Posteriors = NDArray[np.float64]  # (songs, artists)
@@ -219,34 +220,61 @@ def fit_temperature(posteriors: Posteriors, labels: Labels) -> float:
     return float(np.exp(found.x))
 
 
-class Calibration(NamedTuple):
-    """What val says about a model's posteriors."""
+@dataclass(frozen=True)
+class Spread:
+    """Of a number over the songs of val."""
 
-    temperature: float
-    unknown_below: float  # a song of lower confidence may be by none of the artists
-    known_share: float  # of val's songs, whose confidence is at least that
+    mean: float
+    sd: float  # standard deviation
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Self:
+        return cls(float(values.mean()), max(MIN_SD, float(values.std())))
+
+    def standardised(self, values: ArrayLike) -> NDArray[np.float64]:
+        return (np.asarray(values, dtype=np.float64) - self.mean) / self.sd
 
 
-def calibrate(posteriors: Posteriors, labels: Labels) -> Calibration:
-    """From the (songs, artists) of val, not calibrated."""
+@dataclass(frozen=True)
+class Calibration:
+    """What val says about a model."""
+
+    temperature: float = 1.0  # of its posteriors
+    confidence: Spread = Spread(0.0, 1.0)  # of the largest posterior, calibrated
+    similarity: Spread = Spread(0.0, 1.0)  # with the songs that it knows
+    unknown_below: float = -1e9  # a less familiar song may be by none of the artists
+    known_share: float = 1.0  # of val's songs, which are at least as familiar as that
+
+    def familiarity(self, posteriors: ArrayLike, similarity: ArrayLike) -> NDArray[np.float64]:
+        """How much songs are like those of the artists, (...), from their calibrated posteriors,
+        (..., artists), and their similarity, (...), with the songs that the model knows: the mean
+        of confidence and similarity, both in standard deviations from the mean of val."""
+        confidence = self.confidence.standardised(np.max(posteriors, axis=-1))
+        return (confidence + self.similarity.standardised(similarity)) / 2
+
+
+def calibrate(
+    posteriors: Posteriors, similarity: NDArray[np.float64], labels: Labels
+) -> Calibration:
+    """From the (songs, artists) of val, not calibrated, and the (songs,) similarity."""
     temperature = fit_temperature(posteriors, labels)
-    calibrated = tempered(posteriors, temperature)
-    scores = confidence(calibrated[_is_predicted(calibrated)])
-    if not len(scores):
-        return Calibration(temperature, 0.0, 1.0)
-    unknown_below = score_of_known(scores)
-    return Calibration(temperature, unknown_below, float((scores >= unknown_below).mean()))
+    has_prediction = _is_predicted(posteriors)
+    if not has_prediction.any():
+        return Calibration(temperature)
+    calibrated, similar = (
+        tempered(posteriors, temperature)[has_prediction],
+        similarity[has_prediction],
+    )
+    spreads = Spread.of(calibrated.max(axis=1)), Spread.of(similar)
+    scores = Calibration(temperature, *spreads).familiarity(calibrated, similar)
+    unknown_below = familiarity_of_known(scores)
+    known_share = float((scores >= unknown_below).mean())
+    return Calibration(temperature, *spreads, unknown_below, known_share)
 
 
-def score_of_known(scores: NDArray[np.float64]) -> float:
+def familiarity_of_known(scores: NDArray[np.float64]) -> float:
     """What KNOWN_SHARE of the songs reach, or a few more of them."""
     return float(np.quantile(scores, 1 - KNOWN_SHARE, method="lower"))
-
-
-def confidence(posteriors: ArrayLike) -> NDArray[np.float64]:
-    """How much songs are like one of the artists: their largest posterior, calibrated; (...) of
-    (..., artists)."""
-    return np.asarray(posteriors, dtype=np.float64).max(axis=-1)
 
 
 def expected_calibration_error(posteriors: Posteriors, labels: Labels) -> float:
@@ -267,10 +295,15 @@ def expected_calibration_error(posteriors: Posteriors, labels: Labels) -> float:
 def weighted_mean(members: NDArray[np.float64], weights: NDArray[np.float64]) -> Posteriors:
     """Of (members, songs, artists), by (members,) weights. A song's mean is over the members that
     have a prediction for it."""
-    own = weights[:, np.newaxis] * _is_predicted(members)
-    total = np.maximum(own.sum(axis=0), np.finfo(np.float64).tiny)
-    mean: Posteriors = np.einsum("ms,msa->sa", own / total, members)
+    mean: Posteriors = np.einsum("ms,msa->sa", shares(members, weights), members)
     return mean
+
+
+def shares(members: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each member in what is said of each song, (members, songs): its weight among those that
+    have a prediction."""
+    own = weights[:, np.newaxis] * _is_predicted(members)
+    return own / np.maximum(own.sum(axis=0), np.finfo(np.float64).tiny)
 
 
 def fit_weights(members: NDArray[np.float64], labels: Labels) -> NDArray[np.float64]:

@@ -30,7 +30,7 @@ from artistid.models.crops import open_songs, random_crops
 from artistid.models.devices import Devices
 from artistid.models.grid_search import Candidate, GridSearch, SearchSettings, Trial
 from artistid.models.networks import MelCNN, MelCNNSettings
-from artistid.models.training import initialised, song_posteriors
+from artistid.models.training import initialised, song_outputs
 from benchmarks import measured
 from benchmarks.measured import Cost, Measured, Ratio, alone, brief
 
@@ -72,7 +72,7 @@ def rows_to_train_on(tracks: list[Track], load: SongLoader) -> None:
 def lda_predictions(tracks: list[Track], load: SongLoader) -> None:
     search = _search(load)
     lda = SongClassifier().fit(*search.training_songs(tracks[:100]))
-    Trial(search, Family("LDA", lda, []), Candidate({}, CVScores(0, 0)), lda).posteriors(tracks)
+    Trial(search, Family("LDA", lda, []), Candidate({}, CVScores(0, 0)), lda).answers(tracks)
 
 
 def _search(load: SongLoader) -> GridSearch:
@@ -92,7 +92,7 @@ def network_predictions(entries: list[Entries]) -> None:
     songs = open_songs(entries, LOG_MEL, devices.device)
     widths = MelCNNSettings(len(ARTISTS), MelSettings().n_mels)
     network = initialised(MelCNN, widths, 0, devices).to(devices.device)
-    song_posteriors(network, songs, CROP_FRAMES, len(ARTISTS), BATCH_SIZE, devices)
+    song_outputs(network, songs, CROP_FRAMES, widths, BATCH_SIZE, devices)
 
 
 def costs(tracks: list[Track], folder: Path) -> Iterator[tuple[str, Cost]]:

@@ -4,20 +4,19 @@
 
 A quarter of the artists is left out, and every task is trained on train of the others. Their songs
 in val are the known ones; the strangers are the left-out artists' songs in train and val. Test is
-not used. Scores: the largest posterior and its distance from the second largest, calibrated on the
-known songs; of networks also the energy, the log-sum-exp of a song's mean logits (Liu et al. 2020,
-arXiv 2010.03759), and the cosine of its mean hidden units with those of the three nearest songs of
-train (Sun et al. 2022, arXiv 2204.06507).
+not used. Scores: the largest posterior, calibrated on the known songs, and its distance from the
+second largest; the similarity with the songs of train; and what predict.py goes by, the familiarity
+(metrics.Calibration), which is made of the first and the third.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
 import task2
@@ -29,20 +28,18 @@ from artistid.audio.extraction import Recipe, extract
 from artistid.dataset.corpus import Corpus, Track
 from artistid.dataset.read import read_corpus
 from artistid.encoders import registry
-from artistid.foundation import progress
 from artistid.foundation.parallel import Workers
 from artistid.metrics import Labels, Posteriors
 from artistid.models.card import ModelCard
 from artistid.models.classical import families
-from artistid.models.crops import covering, frames_of, open_songs
+from artistid.models.crops import frames_of, open_songs
 from artistid.models.devices import Devices
 from artistid.models.grid_search import GridSearch, SearchSettings
-from artistid.models.training import Examples, Method, Trainer, TrainingSettings, crop_posteriors
+from artistid.models.known_songs import KnownSongs
+from artistid.models.training import Examples, Method, Trainer, TrainingSettings
 from benchmarks import measured
 from benchmarks.cross_validation import cnn, encoder_called
 from benchmarks.measured import Measured
-
-N_NEAREST = 3  # songs of train
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,8 @@ def draw_artists(corpus: Corpus, seed: int) -> Draw:
 class Said:
     """Of the known songs, then of the strangers."""
 
-    posteriors: Posteriors  # not calibrated
-    scores: Mapping[str, NDArray[np.float64]]  # (songs,), besides those from posteriors
+    posteriors: Posteriors  # (songs, artists), not calibrated
+    similarity: NDArray[np.float64]  # (songs,)
 
 
 def said_by_statistics(draw: Draw, entries: Mapping[Track, Entries]) -> Said:
@@ -103,7 +100,9 @@ def said_by_statistics(draw: Draw, entries: Mapping[Track, Entries]) -> Said:
     load = features.SongLoader(entries)
     search = GridSearch(card, families, load, SearchSettings(), 0, Workers())
     trials = search.fit(draw.train, draw.known)
-    return Said(trials[search.choose(trials)].posteriors(draw.scored)[0], {})
+    best = trials[search.choose(trials)]
+    runs, vectors = best.answers(draw.scored)
+    return Said(runs[0], best.known_songs(draw.train).similarity(vectors))
 
 
 def said_by_network(
@@ -120,70 +119,50 @@ def said_by_network(
     trainer = Trainer(method, train, crop_frames, training, 0, devices)
     for epoch in range(trainer.epochs):
         trainer.train_epoch(epoch)
-    of_train, of_scored = (outputs(trainer, songs(own)) for own in (draw.train, draw.scored))
-    cosines = unit(of_scored["hidden"]) @ unit(of_train["hidden"]).T
-    nearest = np.sort(cosines, axis=1)[:, -N_NEAREST:].mean(axis=1)
-    return Said(
-        of_scored["posteriors"],
-        {"energy": logsumexp(of_scored["logits"], axis=1), "nearest songs": nearest},
-    )
-
-
-def outputs(trainer: Trainer, songs: Any) -> Mapping[str, NDArray[np.float64]]:
-    """Posteriors, logits and hidden units, each the mean over the crops of a song, (songs, ...)."""
-    network: Any = trainer.network.eval()
-    found: dict[str, list[NDArray[np.float64]]] = {"posteriors": [], "logits": [], "hidden": []}
-
-    def keep(name: str) -> Callable[..., None]:
-        return lambda _module, _inputs, made: found[name].append(made.double().cpu().numpy())
-
-    hooks = [
-        network.head.register_forward_hook(keep("logits")),
-        network.head[1].register_forward_hook(keep("hidden")),
-    ]
-    crops, owners = covering(songs.lengths, trainer.crop_frames), []
-    batch_size = trainer.settings.batch_size
-    for batch, posteriors in crop_posteriors(
-        network, songs, crops, trainer.crop_frames, batch_size, trainer.devices
-    ):
-        owners.append(batch.songs)
-        found["posteriors"].append(posteriors.astype(np.float64))
-    for hook in hooks:
-        hook.remove()
-    return {name: means(np.vstack(rows), np.concatenate(owners)) for name, rows in found.items()}
-
-
-def means(rows: NDArray[np.float64], owners: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Of each owner's rows."""
-    sums = np.zeros((owners.max() + 1, rows.shape[1]))
-    np.add.at(sums, owners, rows)
-    return sums / np.bincount(owners)[:, np.newaxis]
-
-
-def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    known = KnownSongs.of(trainer.outputs(train.songs).vectors)
+    posteriors, vectors = trainer.outputs(songs(draw.scored))
+    return Said(posteriors, known.similarity(vectors))
 
 
 # --- how well strangers are told ---------------------------------------------------------------
 
 
-def told(draw: Draw, posteriors: Posteriors) -> tuple[Posteriors, Mapping[str, Any]]:
-    """Calibrated posteriors, and the scores from them."""
+class Scored(NamedTuple):
+    """Of the known songs, then of the strangers."""
+
+    posteriors: Posteriors  # calibrated
+    similarity: NDArray[np.float64]  # standardised
+    scores: Mapping[str, NDArray[np.float64]]  # by name
+
+
+def scored(draw: Draw, said: Said) -> Scored:
     n_known = len(draw.known)
-    temperature = metrics.fit_temperature(posteriors[:n_known], draw.labels(draw.known))
-    calibrated = metrics.tempered(posteriors, temperature)
+    labels = draw.labels(draw.known)
+    calibration = metrics.calibrate(said.posteriors[:n_known], said.similarity[:n_known], labels)
+    calibrated = metrics.tempered(said.posteriors, calibration.temperature)
     second, first = np.sort(calibrated, axis=1)[:, -2:].T
-    return calibrated, {
-        "largest posterior": metrics.confidence(calibrated),
+    scores = {
+        "largest posterior": first,
         "margin": first - second,
+        "similarity": said.similarity,
+        "familiarity": calibration.familiarity(calibrated, said.similarity),
     }
+    return Scored(calibrated, calibration.similarity.standardised(said.similarity), scores)
+
+
+def together(members: Sequence[Scored]) -> Said:
+    """The ensemble, with equal weights."""
+    return Said(
+        np.mean([member.posteriors for member in members], axis=0),
+        np.mean([member.similarity for member in members], axis=0),
+    )
 
 
 def auroc_and_caught(draw: Draw, scores: NDArray[np.float64]) -> tuple[float, float]:
     """The area under the curve, and the share of strangers below 95% of the known songs."""
     n_known = len(draw.known)
     is_known = np.arange(len(scores)) < n_known
-    caught = (scores[n_known:] < metrics.score_of_known(scores[:n_known])).mean()
+    caught = (scores[n_known:] < metrics.familiarity_of_known(scores[:n_known])).mean()
     return float(roc_auc_score(is_known, scores)), float(caught)
 
 
@@ -226,15 +205,18 @@ def measure(settings: Settings) -> Measured:
     corpus = read_corpus(settings.data)
     entries = extracted(corpus, settings)
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for seed in progress.bar(range(settings.draws), desc="strangers", unit="draw"):
+    for seed in range(settings.draws):
         draw = draw_artists(corpus, seed)
-        said = said_by_all(draw, entries, settings)
-        calibrated = {task: told(draw, own.posteriors)[0] for task, own in said.items()}
-        together = metrics.weighted_mean(np.stack([*calibrated.values()]), np.full(3, 1 / 3))
-        said["ensemble"] = Said(together, {})
-        for task, own in said.items():
-            for name, scores in {**told(draw, own.posteriors)[1], **own.scores}.items():
-                found.setdefault((task, name), []).append(auroc_and_caught(draw, scores))
+        models = {
+            task: scored(draw, said) for task, said in said_by_all(draw, entries, settings).items()
+        }
+        models["ensemble"] = scored(draw, together([*models.values()]))
+        for task, model in models.items():
+            for name, scores in model.scores.items():
+                own = found.setdefault((task, name), [])
+                own.append(auroc_and_caught(draw, scores))
+                line = f"draw {seed + 1}: {task}, {name}: {own[-1][0]:.3f}"
+                print(line, file=sys.stderr, flush=True)  # it takes long
     rows = [["model", "score", "AUROC", "from, to", "strangers caught"]]
     for (task, name), values in found.items():
         auroc, caught = zip(*values, strict=True)

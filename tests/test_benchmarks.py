@@ -11,9 +11,9 @@ import torch
 from conftest import tone, write_audio
 from numpy.random import Generator
 from test_musicfm import TINY
-from test_training import VAL, make_trainer
 
 import benchmarks.__main__ as runner
+from artistid import metrics
 from artistid.audio.features import frame_features
 from artistid.dataset.corpus import Track
 from artistid.dataset.read import read_corpus
@@ -244,14 +244,18 @@ def test_the_area_is_the_share_of_pairs_in_order_and_95_percent_of_the_known_pas
     assert caught == (scores[40:] < below).mean()
 
 
-def test_outputs_of_a_network_are_means_over_the_crops_of_a_song() -> None:
-    trainer = make_trainer()
-    found = strangers.outputs(trainer, VAL.songs)
-    np.testing.assert_allclose(found["posteriors"], trainer.posteriors(VAL.songs), atol=1e-6)
-    assert (found["logits"].shape, found["hidden"].shape) == ((12, 4), (12, 16))
-    head = trainer.network.head  # without dropout the last layer is linear: means go through it
-    expected = head[-1](torch.from_numpy(found["hidden"]).float()).detach()
-    np.testing.assert_allclose(found["logits"], expected, atol=1e-4)
+def test_strangers_are_told_by_what_the_known_songs_calibrate(rng: Generator) -> None:
+    tracks = [Track(Path(), str(i), "val", "ab"[i % 2]) for i in range(50)]
+    draw = strangers.Draw(["a", "b"], [], tracks[:40], tracks[40:])
+    said = strangers.Said(rng.dirichlet(np.ones(2), 50), rng.normal(0.8, 0.1, 50))
+    scores = strangers.scored(draw, said).scores
+    labels = draw.labels(draw.known)
+    expected = metrics.calibrate(said.posteriors[:40], said.similarity[:40], labels)
+    calibrated = metrics.tempered(said.posteriors, expected.temperature)
+    np.testing.assert_allclose(
+        scores["familiarity"], expected.familiarity(calibrated, said.similarity)
+    )
+    np.testing.assert_allclose(scores["margin"], np.abs(calibrated[:, 0] - calibrated[:, 1]))
 
 
 # --- growth ------------------------------------------------------------------------------------

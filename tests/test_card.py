@@ -10,13 +10,16 @@ import pytest
 
 from artistid.audio.melspec import MelSettings
 from artistid.foundation.errors import UserError
+from artistid.metrics import Calibration, Spread
 from artistid.models.card import FORMAT, ModelCard, parse_card, read_card, restored
 from artistid.models.classical import SongClassifier, load_model, save_model
+from artistid.models.known_songs import KnownSongs
 from artistid.models.networks import MelCNNSettings
 
 MEL = MelSettings(n_mels=40)
 WIDTHS = MelCNNSettings(n_artists=2, n_mels=40, channels=(3, 5))
-CARD = ModelCard("task2", ("abba", "周"), asdict(MEL), asdict(WIDTHS), 94, 1.25)
+CALIBRATION = Calibration(1.25, Spread(0.75, 0.125), Spread(0.5, 0.25), -1.5, 0.95)
+CARD = ModelCard("task2", ("abba", "周"), asdict(MEL), asdict(WIDTHS), 94, CALIBRATION)
 IN_JSON = json.loads(json.dumps(CARD.to_json()))
 PATH = Path("models/mine.safetensors")
 
@@ -56,13 +59,23 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("crop_frames", 94.5),
         ("crop_frames", True),
         ("crop_frames", -1),
-        ("temperature", "1"),
-        ("temperature", 0),
-        ("temperature", float("nan")),
-        ("temperature", float("inf")),
-        ("unknown_below", 1.5),
-        ("unknown_below", None),
-        ("known_share", "1"),
+        ("calibration", 1.25),
+        *(
+            ("calibration", {**IN_JSON["calibration"], field: value})
+            for field, value in (
+                ("temperature", "1"),
+                ("temperature", 0),
+                ("temperature", float("nan")),
+                ("temperature", float("inf")),
+                ("confidence", 1),
+                ("confidence", {"mean": 0.5}),
+                ("similarity", {"mean": 0.5, "sd": 0}),
+                ("similarity", {"mean": None, "sd": 1}),
+                ("unknown_below", None),
+                ("known_share", True),
+                ("colour", "blue"),
+            )
+        ),
         ("source", None),
         ("colour", "blue"),  # no field of a card
     ],
@@ -94,6 +107,6 @@ def test_a_skops_file_with_a_bad_card_is_refused(tmp_path: Path) -> None:
         (replace(CARD, format=FORMAT + 1), "trained by another version"),
         (replace(CARD, artists=()), "damaged model card: artists"),
     ):
-        save_model(path, classifier, bad)
+        save_model(path, classifier, bad, KnownSongs.of(np.eye(2)))
         with pytest.raises(UserError, match=rf"model\.skops: {message}"):
             load_model(path)

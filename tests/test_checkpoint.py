@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from artistid.dataset.corpus import Corpus, Track
 from artistid.foundation.errors import UserError
+from artistid.metrics import Calibration
 from artistid.models.card import FORMAT, ModelCard
 from artistid.models.checkpoint import (
     TrainingCheckpoint,
@@ -20,8 +22,10 @@ from artistid.models.checkpoint import (
     load_network,
     save_network,
 )
+from artistid.models.known_songs import KnownSongs
 
-CARD = ModelCard("task2", ("abba", "周"), {"n_mels": 3}, {"hidden": 2}, 4, temperature=1.25)
+CARD = ModelCard("task2", ("abba", "周"), {"n_mels": 3}, {"hidden": 2}, 4, Calibration(1.25))
+KNOWN = KnownSongs.of([[3.0, 4.0], [0.0, 1.0]])
 EARLIER_FORMAT = Path(__file__).parent / "data/earlier_format.safetensors"
 
 # --- trained networks --------------------------------------------------------------------------
@@ -30,16 +34,17 @@ EARLIER_FORMAT = Path(__file__).parent / "data/earlier_format.safetensors"
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_network(path, nn.Conv2d(2, 3, 1), CARD)
+    save_network(path, nn.Conv2d(2, 3, 1), CARD, KNOWN)
     return path
 
 
 def test_a_network_comes_back_with_its_card(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
     network.to(memory_format=torch.channels_last)
-    save_network(tmp_path / "model.safetensors", network, CARD)
-    weights, card = load_network(tmp_path / "model.safetensors")
+    save_network(tmp_path / "model.safetensors", network, CARD, KNOWN)
+    weights, card, known = load_network(tmp_path / "model.safetensors")
     assert card == CARD
+    np.testing.assert_allclose(known.vectors, [[0.6, 0.8], [0, 1]], rtol=1e-3)
     assert weights.keys() == network.state_dict().keys()
     for name, tensor in network.state_dict().items():
         assert torch.equal(weights[name], tensor)
@@ -54,7 +59,7 @@ def test_both_files_can_be_read_by_others(saved: Path) -> None:
 
 def test_weights_and_card_of_different_runs_are_refused(saved: Path) -> None:
     old = saved.read_bytes()
-    save_network(saved, nn.Conv2d(2, 3, 1), CARD)
+    save_network(saved, nn.Conv2d(2, 3, 1), CARD, KNOWN)
     saved.write_bytes(old)
     with pytest.raises(UserError, match=r"model\.json is from a different run; train it again"):
         load_network(saved)
@@ -90,7 +95,7 @@ def test_a_damaged_file_is_named(saved: Path, name: str, content: bytes, reason:
 def test_a_network_of_another_format_must_be_trained_again(saved: Path) -> None:
     with pytest.raises(UserError, match=r"earlier_format\.safetensors: .*format 1.*train it again"):
         load_network(EARLIER_FORMAT)
-    save_network(saved, nn.Conv2d(2, 3, 1), replace(CARD, format=FORMAT + 1))
+    save_network(saved, nn.Conv2d(2, 3, 1), replace(CARD, format=FORMAT + 1), KNOWN)
     with pytest.raises(UserError, match=rf"model\.safetensors: .*format {FORMAT + 1}.*train it"):
         load_network(saved)
 

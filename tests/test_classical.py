@@ -18,6 +18,7 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import check_estimator
 
 from artistid.foundation.errors import UserError
+from artistid.metrics import Calibration
 from artistid.models.card import ModelCard
 from artistid.models.classical import (
     Family,
@@ -29,10 +30,12 @@ from artistid.models.classical import (
     load_model,
     save_model,
 )
+from artistid.models.known_songs import KnownSongs
 
 N_ARTISTS, N_COLUMNS = 4, 12
 FAMILIES = families(200, N_COLUMNS, seed=0)
-CARD = ModelCard("task1", tuple("abcd"), {"n_fft": 2048}, {}, 0, temperature=1.5)
+CARD = ModelCard("task1", tuple("abcd"), {"n_fft": 2048}, {}, 0, Calibration(temperature=1.5))
+KNOWN = KnownSongs.of([[3.0, 4.0], [0.0, 1.0]])
 EARLIER_FORMAT = Path(__file__).parent / "data/earlier_format.skops"
 
 LabelledSongs = tuple[Songs, np.ndarray]
@@ -125,9 +128,10 @@ def test_a_saved_model_predicts_the_same(
     X, y = songs
     for parameters in family.grid[:: 1 if family.name == "KNN" else 3]:
         classifier = small(family).set_params(**parameters).fit(X, y)
-        save_model(tmp_path / "model.skops", classifier, CARD)
-        loaded, card = load_model(tmp_path / "model.skops")
+        save_model(tmp_path / "model.skops", classifier, CARD, KNOWN)
+        loaded, card, known = load_model(tmp_path / "model.skops")
         assert card == CARD
+        assert_array_equal(known.vectors, KNOWN.vectors)
         assert_array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
         assert_array_equal(loaded.predict(X), classifier.predict(X))
 
@@ -147,7 +151,7 @@ def test_untrusted_content_is_refused_and_does_not_run(
         load_model(pickled)
     classifier = SongClassifier().fit(*songs)
     classifier.row_classifier_.steps.insert(0, ("payload", FunctionTransformer(os.mkdir)))
-    save_model(tmp_path / "untrusted.skops", classifier, CARD)
+    save_model(tmp_path / "untrusted.skops", classifier, CARD, KNOWN)
     with pytest.raises(UserError, match=r"untrusted\.skops: .*Untrusted types .*mkdir"):
         load_model(tmp_path / "untrusted.skops")
     assert not (tmp_path / "payload has run").exists()
@@ -157,7 +161,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, songs: LabelledSong
     path = tmp_path / "model.skops"
     with pytest.raises(UserError, match=r"model\.skops: no such file; train a model"):
         load_model(path)
-    save_model(path, SongClassifier().fit(*songs), CARD)
+    save_model(path, SongClassifier().fit(*songs), CARD, KNOWN)
     content = path.read_bytes()
     for damaged in (b"", content[: len(content) // 2], content[len(content) // 2 :]):
         path.write_bytes(damaged)
@@ -189,6 +193,6 @@ def test_a_tree_that_leads_out_of_its_arrays_is_refused(
 ) -> None:
     classifier = small(FAMILIES[1]).fit(*songs)
     getattr(classifier.row_classifier_[-1].estimators_[3].tree_, array)[0] = value
-    save_model(tmp_path / "forest.skops", classifier, CARD)
+    save_model(tmp_path / "forest.skops", classifier, CARD, KNOWN)
     with pytest.raises(UserError, match=rf"forest\.skops: .*{reason}"):
         load_model(tmp_path / "forest.skops")

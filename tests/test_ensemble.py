@@ -23,6 +23,7 @@ from artistid.audio.decode import Audio
 from artistid.dataset.corpus import Split, Track
 from artistid.foundation.errors import UserError
 from artistid.models.card import ModelCard, ensemble_card
+from artistid.models.known_songs import KnownSongs
 from artistid.results import figures
 from artistid.results.posteriors import (
     RunPosteriors,
@@ -62,7 +63,8 @@ def leave(tmp_path: Path, rng: Generator) -> Leave:
             file = tmp_path / f"{task}_{name}.skops"
             file.write_bytes(name.encode())
             said: dict[Split, Any] = {split: drawn(rng, len(own)) for split, own in songs.items()}
-            models.append(SavedModel(name, file.name, content_digest(file), said))
+            like = {split: rng.normal(size=len(own)) for split, own in songs.items()}
+            models.append(SavedModel(name, file.name, content_digest(file), said, like))
         run = RunPosteriors(task, "some", "0a1b", ["a notice"], ARTISTS, songs, models, 1)
         run = replace(run, **changes)
         posteriors_file(tmp_path, task).write_bytes(to_npz(run, tmp_path))
@@ -332,6 +334,9 @@ def test_killed_at_any_write_an_ensemble_is_whole(tasks: Path, call: Call) -> No
 # --- over the song, and over time --------------------------------------------------------------
 
 
+KNOWN = KnownSongs.of([[1.0, 0.0]])
+
+
 @dataclass(frozen=True)
 class Fixed:
     """Says the same of every excerpt of a length."""
@@ -339,22 +344,23 @@ class Fixed:
     seconds: float
     posterior: tuple[float, ...]
 
-    def posteriors(self, audio: Audio) -> inference.ExcerptPosteriors:
+    def outputs(self, audio: Audio) -> inference.SongOutputs:
         starts_s = np.arange(0, audio.seconds, self.seconds)
         rows = np.tile(self.posterior, (len(starts_s), 1))
         rows[0] = rows[0][::-1]  # but of the first
         ends_s = np.minimum(starts_s + self.seconds, audio.seconds)
-        return inference.ExcerptPosteriors(rows.mean(axis=0), len(rows), rows, starts_s, ends_s)
+        rows = np.vstack([rows.mean(axis=0), rows])
+        return inference.SongOutputs(rows, rows, len(starts_s), starts_s, ends_s)
 
 
 def listening(model: Fixed, source: Source = "mix") -> inference.Listener:
     card = ModelCard("task1", ("abba", "blur"), {}, source=source)
-    return inference.Listener(card, model, source)
+    return inference.Listener(card, model, KNOWN, source)
 
 
 def test_excerpts_are_joined_with_those_at_the_same_time() -> None:
     short, long = Fixed(2.0, (0.9, 0.1)), Fixed(6.0, (0.8, 0.2))
-    card = ensemble_card(("abba", "blur"), [], metrics.Calibration(1.0, 0.0, 1.0))
+    card = ensemble_card(("abba", "blur"), [], metrics.Calibration())
     weights = np.array([0.25, 0.75])
     model = inference.Ensemble(card, [listening(long), listening(short)], weights)
     song = np.random.default_rng(0).normal(0, 0.1, 12 * 8_000).astype(np.float32)
@@ -364,7 +370,16 @@ def test_excerpts_are_joined_with_those_at_the_same_time() -> None:
     expected = 0.25 * np.array(by_long) + 0.75 * np.array(by_short)
     np.testing.assert_allclose(prediction.excerpts[:, 0], expected, atol=1e-6)
     np.testing.assert_allclose(prediction.posterior[0], expected.mean(), atol=1e-6)
+    cosines = 0.25 * cosine(by_long) + 0.75 * cosine(by_short)
+    familiarity = (np.maximum(expected, 1 - expected) + cosines) / 2
+    np.testing.assert_allclose(prediction.excerpts_familiarity, familiarity, atol=1e-3)
     assert figures.timeline_png(prediction, "song").startswith(b"\x89PNG")
+
+
+def cosine(first: Sequence[float]) -> NDArray[np.float64]:
+    """Of (first, 1 - first) and (1, 0)."""
+    rows = np.array(first)
+    return rows / np.hypot(rows, 1 - rows)
 
 
 class Counted:
@@ -378,7 +393,7 @@ class Counted:
 
 
 def test_a_song_is_separated_once_for_all_members() -> None:
-    card = ensemble_card(("abba", "blur"), [], metrics.Calibration(1.0, 0.0, 1.0))
+    card = ensemble_card(("abba", "blur"), [], metrics.Calibration())
     one = Fixed(2.0, (0.9, 0.1))
     members = [listening(one, "vocals"), listening(one, "both"), listening(one)]
     model = inference.Ensemble(card, members, np.full(3, 1 / 3))

@@ -24,6 +24,7 @@ from artistid.experiment import Extracted, Run
 from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Workers
 from artistid.models.card import ModelCard
+from artistid.models.known_songs import Answers, KnownSongs
 from artistid.results.record import Task
 from artistid.vocals.heard import SourceSettings
 from hw1 import count_score
@@ -259,14 +260,18 @@ class Model:
     def details(self) -> dict[str, Any]:
         return {"cv": self.merit}
 
-    def posteriors(self, tracks: Sequence[Track]) -> NDArray[np.float64]:
+    def answers(self, tracks: Sequence[Track]) -> Answers:
         rows = np.full((len(tracks), 4), 0.1)
         for row, track in zip(rows, tracks, strict=True):
             artist = int((track.artist or "")[-1])
             row[(artist + (self.wrong_in in str(track.path))) % 4] = 0.7
-        return rows[np.newaxis]
+        return Answers(rows[np.newaxis], rows)
 
-    def save(self, path: Path, card: ModelCard) -> set[Path]:
+    def known_songs(self, tracks: Sequence[Track]) -> KnownSongs:
+        assert [track.id for track in tracks] == self.trained_on
+        return KnownSongs.of(self.answers(tracks).vectors)
+
+    def save(self, path: Path, card: ModelCard, _known: KnownSongs) -> set[Path]:
         path.parent.mkdir(exist_ok=True, parents=True)
         values = {"on": self.trained_on, **card.to_json()}
         path.with_suffix(".model").write_text(json.dumps(values))
@@ -328,7 +333,7 @@ def test_the_best_on_train_is_trained_again_and_predicts(
     assert set(values["seconds"]) == {"loudness", "training", "evaluation", "total"}
     model = read(settings.data.out / "model_task1.model")
     assert len(model["on"]) == 24
-    assert model["temperature"] == values["calibration"]["temperature"] != 1
+    assert model["calibration"]["temperature"] == values["calibration"]["temperature"] != 1
     table = [line for line in log.splitlines() if line.startswith(("model ", "A ", "B "))]
     assert table == [
         "model  val top-1             val top-3             macro-F1  merit",
@@ -374,8 +379,9 @@ def test_without_answers_test_is_predicted_and_not_scored(course: Path, settings
     (course / "test_ans.json").unlink()
 
     class Blind(Model):
-        def posteriors(self, tracks: Sequence[Track]) -> NDArray[np.float64]:
-            return np.tile([0.1, 0.2, 0.3, 0.4], (1, len(tracks), 1))
+        def answers(self, tracks: Sequence[Track]) -> Answers:
+            rows = np.tile([0.1, 0.2, 0.3, 0.4], (len(tracks), 1))
+            return Answers(rows[np.newaxis], rows)
 
     values, _ = reported(settings, Learner(lambda ids: [Blind("A", 0, ids)]), refit=False)
     assert "test" not in values

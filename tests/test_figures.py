@@ -102,7 +102,19 @@ def predicted(
     samples = np.random.default_rng(1).normal(0, 0.1, seconds * 8_000).astype(np.float32)
     artists = tuple(f"artist {i}" for i in range(len(posterior)))
     starts, ends = np.array(starts_s), np.array(ends_s)
-    return SongPrediction(artists, posterior, excerpts, starts, ends, samples, 8_000)
+    scores = excerpts.max(axis=1)
+    return SongPrediction(
+        artists,
+        posterior,
+        float(posterior.max()),
+        excerpts,
+        scores,
+        starts,
+        ends,
+        samples,
+        8_000,
+        unknown_below=0.0,
+    )
 
 
 @pytest.mark.parametrize("n", [5, 30])
@@ -144,10 +156,11 @@ def test_excerpts_that_may_be_by_somebody_else_are_grey() -> None:
 def test_the_timeline_leaves_silence_blank() -> None:
     excerpts = np.array([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]])
     prediction = predicted(np.array([0.5, 0.5]), excerpts, [0, 5, 20], [5, 10, 25])
-    edges, columns = figures._timeline_columns(prediction)
+    edges, columns, is_unknown = figures._timeline_columns(prediction)
     assert list(edges) == [0, 5, 10, 20, 25]
     np.testing.assert_array_equal(columns[[0, 1, 3]], excerpts)
     assert np.isnan(columns[2]).all()
+    assert not is_unknown.any()
     assert figures.timeline_png(prediction, "song").startswith(b"\x89PNG")
 
 

@@ -192,16 +192,17 @@ def test_the_best_point_of_each_family_is_trained_on_all_of_train(
     assert best.details["cv"] == best.point.cv._asdict()
     X, y = search.training_songs(tracks)
     alone = clone(knn.classifier).set_params(**grid[1])
-    assert_allclose(best.posteriors(tracks)[0], alone.fit(X, y).predict_proba(X))
+    assert_allclose(best.answers(tracks).runs[0], alone.fit(X, y).predict_proba(X))
 
     (refitted,) = search.refit([best], tracks[1:])
-    (posteriors,) = refitted.posteriors(tracks)
+    (posteriors,), vectors = refitted.answers(tracks)
     assert_allclose(posteriors, clone(alone).fit(X[1:], y[1:]).predict_proba(X))
-    assert_allclose(best.posteriors(tracks)[0], alone.predict_proba(X))  # not changed by it
-    refitted.save(tmp_path / "model_task1", search.card)
-    loaded, card = load_model(tmp_path / "model_task1.skops")
+    assert_allclose(best.answers(tracks).runs[0], alone.predict_proba(X))  # not changed by it
+    refitted.save(tmp_path / "model_task1", search.card, refitted.known_songs(tracks))
+    loaded, card, known = load_model(tmp_path / "model_task1.skops")
     assert card.artists == ("a", "b", "c")
     assert_allclose(loaded.predict_proba(X), posteriors)
+    assert_allclose(known.similarity(vectors), known.similarity(loaded.outputs(X)[1]))
 
 
 def test_songs_are_predicted_in_batches(
@@ -209,11 +210,13 @@ def test_songs_are_predicted_in_batches(
 ) -> None:
     search = made_search(lambda *_: [Family("LDA", SongClassifier(), [{}])])
     (trial,) = search.fit(tracks, [])
-    at_once = trial.posteriors(tracks)
-    assert at_once.shape == (1, 12, 3)
-    assert trial.posteriors([]).shape == (1, 0, 3)
+    at_once = trial.answers(tracks)
+    assert (at_once.runs.shape, at_once.vectors.shape) == ((1, 12, 3), (12, 3))
+    assert trial.answers([]).runs.shape == (1, 0, 3)
     monkeypatch.setattr(grid_search, "BATCH_SONGS", 5)
-    assert_allclose(trial.posteriors(tracks), at_once)
+    in_batches = trial.answers(tracks)
+    assert_allclose(in_batches.runs, at_once.runs)
+    assert_allclose(in_batches.vectors, at_once.vectors)
 
 
 @pytest.mark.parametrize("n_songs", [2, 10])
@@ -235,7 +238,7 @@ def test_every_grid_point_can_be_tried_on_a_small_corpus(
         "LogisticRegression",
     ]
     for trial in trials:
-        assert_allclose(trial.posteriors(small).sum(axis=2), 1)
+        assert_allclose(trial.answers(small).runs.sum(axis=2), 1)
     points = [line for line in caplog.messages if " / " in line and line.startswith("  ")]
     assert len(points) == sum(len(trial.family.grid) for trial in trials)
 

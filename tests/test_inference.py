@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 import artistid
 from artistid import inference
+from artistid.audio import source as one_channel
 from artistid.audio.decode import AudioError
 from artistid.foundation.errors import UserError
-from artistid.inference import Predictor
-from artistid.metrics import tempered
+from artistid.inference import Listener, Predictor
+from artistid.metrics import Spread, tempered
+from artistid.models.known_songs import KnownSongs
+from artistid.results.posteriors import posteriors_file, read_posteriors
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -47,7 +50,7 @@ def test_a_path_its_text_and_its_samples_are_the_same_song(
 
 
 def at_temperature(model: Predictor, temperature: float) -> Predictor:
-    card = replace(model.card, temperature=temperature)
+    card = model.card.calibrated(replace(model.card.calibration, temperature=temperature))
     return replace(model, listener=replace(model.listener, card=card))
 
 
@@ -127,7 +130,7 @@ def test_probabilities_are_calibrated_by_the_temperature_of_val(
 ) -> None:
     metrics = read(finished(task).folder / f"result/metrics_{task}.json")
     model = artistid.load_model(finished(task).model)
-    temperature = model.card.temperature
+    temperature = model.card.calibration.temperature
     assert temperature == pytest.approx(metrics["calibration"]["temperature"])
     assert temperature != 1.0
     raw = at_temperature(model, 1.0)
@@ -136,6 +139,35 @@ def test_probabilities_are_calibrated_by_the_temperature_of_val(
     for name in ("posterior", "excerpts"):
         expected = tempered(getattr(plain, name), temperature)
         np.testing.assert_allclose(getattr(calibrated, name), expected)
+
+
+def test_a_song_is_heard_as_it_was_by_the_task(
+    finished: Finish, task: str, shared_course: Path
+) -> None:
+    """Its posterior, and its similarity with the songs that the model was trained on."""
+    results = finished(task).model.parent
+    model = artistid.load_model(finished(task).model)
+    run = read_posteriors(posteriors_file(results, task))
+    saved = run.models[run.chosen]
+    for i, track in enumerate(run.tracks["test"]):
+        found = model.predict(shared_course / f"artist20/test/{track.id}.mp3")
+        np.testing.assert_allclose(found.posterior, saved.posteriors["test"][i], atol=2e-3)
+        calibration = replace(model.card.calibration, similarity=Spread(0, 1))
+        posterior, similarity = saved.posteriors["test"][i], saved.similarity["test"][i]
+        expected = calibration.familiarity(posterior, similarity)
+        assert found.familiarity == pytest.approx(expected, abs=0.05)
+
+
+def test_an_excerpt_of_a_known_song_is_like_it(
+    finished: Finish, task: str, shared_course: Path
+) -> None:
+    model = artistid.load_model(finished(task).model)
+    assert isinstance(model.listener, Listener)
+    vectors = model.listener.known.vectors
+    assert len(vectors) == 24  # train and val
+    song = next((shared_course / "artist20/train_val").rglob("*.mp3"))
+    outputs = model.listener.model.outputs(one_channel.load(song, None))
+    assert (KnownSongs.of(outputs.vectors[:1]).vectors @ vectors.T).max() > 0.99
 
 
 def test_excerpts_cover_the_song_in_order(
@@ -156,9 +188,9 @@ def test_excerpts_cover_the_song_in_order(
     assert len(prediction.samples) == 33 * prediction.sample_rate
     # the song's posterior is the mean of its excerpts; task 1 has one more row for the whole song
     if task != "task1":
-        raw = prediction.excerpts ** artistid.load_model(finished(task).model).card.temperature
+        temperature = artistid.load_model(finished(task).model).card.calibration.temperature
+        raw = prediction.excerpts**temperature
         mean = (raw / raw.sum(axis=1, keepdims=True)).mean(axis=0, keepdims=True)
-        temperature = artistid.load_model(finished(task).model).card.temperature
         np.testing.assert_allclose(tempered(mean, temperature)[0], prediction.posterior, atol=1e-6)
 
 
@@ -226,7 +258,8 @@ def test_a_hostile_file_is_refused_and_does_not_run(copied: Any, task: str, tmp_
         ("task2", {"source": "drums"}, "listens to drums, which this version cannot provide"),
         ("task2", {"artists": ["a", "b"]}, "2 artists for a model of 4"),
         ("task2", {"input": {"n_mels": 64}}, "ValueError: input of width 64 for a network of 96"),
-        ("task2", {"network": {"hidden": 3}}, "the card does not fit the weights .RuntimeError"),
+        ("task2", {"network": {"hidden": 3}}, "ValueError: input of width 128 for a network of 3"),
+        ("task2", {"network": {"temporal": [3]}}, "does not fit the weights .RuntimeError"),
         ("task2_baseline", {"input": {"name": "x"}}, "embeddings of x, an encoder that this"),
         (
             "task2_baseline",

@@ -16,12 +16,14 @@ from artistid.foundation.errors import UserError
 from artistid.models.augmentation import SpecAugment
 from artistid.models.checkpoint import TrainingCheckpoint, load_network
 from artistid.models.devices import Devices
+from artistid.models.known_songs import KnownSongs
 from artistid.models.learner import NetworkLearner
 from artistid.models.networks import MelCNN, MelCNNSettings, joined, n_joined
-from artistid.models.training import Method, TrainingSettings
+from artistid.models.training import Method, TrainingSettings, song_outputs
 
 MEL = MelSettings(n_mels=8)
 WIDTHS = MelCNNSettings(2, 8, channels=(2,), temporal=(3,), hidden=4)
+JOINT = replace(WIDTHS, hidden=8)  # of two networks
 METHOD = Method(MelCNN, WIDTHS, "log_mel", MEL, 62.5, (SpecAugment(),))
 SETTINGS = TrainingSettings(
     epochs=3, batch_size=4, crop_seconds=0.1, device="cpu", precision="fp32"
@@ -73,20 +75,21 @@ def test_a_task_trains_refits_saves_and_tidies_up(
         in text
     )
     assert left(learner) == ["model_task2_resume.pt", "model_task2_resume_refit.pt"]
-    final.save(learner.folder / "model_task2", learner.card)
+    test = learner.corpus.split("test")
+    final.save(learner.folder / "model_task2", learner.card, final.known_songs(test))
     learner.clean_up()
     assert left(learner) == ["model_task2.json", "model_task2.safetensors"]
 
-    weights, card = load_network(learner.folder / "model_task2.safetensors")
+    weights, card, known = load_network(learner.folder / "model_task2.safetensors")
     assert card.artists == ("a", "b")
     assert (card.task, card.input, card.crop_frames) == ("task2", asdict(MEL), 6)
     network = MelCNN(METHOD.widths)
     network.load_state_dict(weights)
     final.trainers[0].network.load_state_dict(network.state_dict())
-    test = learner.corpus.split("test")
-    expected = final.posteriors(test)
-    assert expected.shape == (1, 2, 2)
-    assert not np.allclose(best.posteriors(test), expected)
+    expected = final.answers(test)
+    assert expected.runs.shape == (1, 2, 2)
+    assert not np.allclose(best.answers(test).runs, expected.runs)
+    np.testing.assert_array_equal(known.vectors, KnownSongs.of(expected.vectors).vectors)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_a_task_resumes_where_it_was_interrupted(
 ) -> None:
     learner = replace(learner, settings=replace(SETTINGS, seeds=seeds))
     _, uninterrupted = train(learner)
-    expected = uninterrupted.posteriors(learner.corpus.tracks)
+    expected = uninterrupted.answers(learner.corpus.tracks).runs
     learner.clean_up()
     learner.folder.joinpath("model_task2_resume_refit.pt").write_bytes(b"of another training")
 
@@ -119,7 +122,7 @@ def test_a_task_resumes_where_it_was_interrupted(
         train(learner)
     monkeypatch.undo()
     _, resumed = train(replace(learner, settings=replace(learner.settings, resume=True)))
-    np.testing.assert_array_equal(resumed.posteriors(learner.corpus.tracks), expected)
+    np.testing.assert_array_equal(resumed.answers(learner.corpus.tracks).runs, expected)
 
 
 def test_each_seed_trains_a_network_and_the_saved_one_is_their_mean(
@@ -130,16 +133,18 @@ def test_each_seed_trains_a_network_and_the_saved_one_is_their_mean(
     assert best.summary == {"kept": "epoch 3, 3 of 3"}
     assert best.details["curves"] != best.details["further_seeds"][0]["curves"]
     test = learner.corpus.split("test")
-    runs = final.posteriors(test)
+    runs, vectors = final.answers(test)
     for number in range(2):
         one = replace(learner, seed=number, folder=tmp_path / str(number))
-        np.testing.assert_array_equal(train(one)[1].posteriors(test)[0], runs[number])
-    final.save(tmp_path / "model", learner.card)
-    weights, _ = load_network(tmp_path / "model.safetensors")
+        np.testing.assert_array_equal(train(one)[1].answers(test).runs[0], runs[number])
+    final.save(tmp_path / "model", learner.card, KnownSongs.of(vectors))
+    weights, *_ = load_network(tmp_path / "model.safetensors")
     network = joined([MelCNN(METHOD.widths) for _ in range(n_joined(weights))])
     network.load_state_dict(weights)
-    final.trainers[0].network = network
-    np.testing.assert_allclose(final.posteriors(test)[0], runs.mean(axis=0), rtol=1e-5)
+    songs = learner.songs(test)
+    joint = song_outputs(network, songs, learner.crop_frames, JOINT, 4, learner.devices)
+    np.testing.assert_allclose(joint.posteriors, runs.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(joint.vectors, vectors, rtol=1e-5)
 
 
 CHANGES: dict[str, dict[str, Any]] = {

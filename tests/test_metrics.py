@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.stats import binomtest
+from scipy.stats import binomtest, zscore
 from sklearn import metrics as sklearn_metrics
 
 from artistid import metrics
 from artistid.metrics import (
+    MIN_SD,
     UNKNOWN,
+    Spread,
     calibrate,
     expected_calibration_error,
     fit_temperature,
@@ -131,14 +133,29 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(rng: Generator, tr
 
 @pytest.mark.parametrize(("n", "n_below"), [(1, 0), (19, 0), (24, 1), (64, 3), (231, 11)])
 def test_all_but_a_twentieth_of_val_are_known(rng: Generator, n: int, n_below: int) -> None:
-    posteriors = rng.dirichlet(np.ones(5), n)
-    found = calibrate(posteriors, rng.integers(0, 5, n))
-    scores = tempered(posteriors, found.temperature).max(axis=1)
+    posteriors, similarity = rng.dirichlet(np.ones(5), n), rng.normal(0.8, 0.1, n)
+    found = calibrate(posteriors, similarity, rng.integers(0, 5, n))
+    calibrated = tempered(posteriors, found.temperature)
+    scores = found.familiarity(calibrated, similarity)
     assert int((scores < found.unknown_below).sum()) == n_below
     assert found.known_share == pytest.approx(1 - n_below / n)
     assert found.known_share >= 0.95
     without = np.vstack([posteriors, np.zeros((1, 5))])  # no prediction, no score
-    assert calibrate(without, np.append(rng.integers(0, 5, n), 0)).known_share == found.known_share
+    labels = np.append(rng.integers(0, 5, n), 0)
+    assert calibrate(without, np.append(similarity, 0), labels).known_share == found.known_share
+
+
+def test_familiarity_is_the_mean_of_confidence_and_similarity_standardised(rng: Generator) -> None:
+    posteriors, similarity = rng.dirichlet(np.ones(5), 50), rng.normal(0.8, 0.1, 50)
+    labels = posteriors.argmax(axis=1)
+    labels[:10] = 0
+    found = calibrate(posteriors, similarity, labels)
+    confidence = tempered(posteriors, found.temperature).max(axis=1)
+    expected = (zscore(confidence) + zscore(similarity)) / 2
+    familiarity = found.familiarity(tempered(posteriors, found.temperature), similarity)
+    assert_allclose(familiarity, expected)
+    alike = calibrate(posteriors, np.full(50, 0.8), labels)
+    assert alike.similarity == Spread(pytest.approx(0.8), MIN_SD)
 
 
 def test_calibration_error_of_an_example_worked_out_by_hand() -> None:

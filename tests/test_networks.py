@@ -103,7 +103,7 @@ def test_convolutions_over_time_see_every_band(network: MelCNN, rng: Generator) 
 
 
 def test_mean_and_maximum_over_time_are_classified(network: MelCNN, rng: Generator) -> None:
-    seen = inputs_of(network.head)
+    seen = inputs_of(network.hidden)
     series: list[Any] = []
     network.temporal.register_forward_hook(lambda *values: series.append(values[2]))
     network(log_mel(rng, 2, 188))
@@ -117,6 +117,8 @@ def test_joined_networks_answer_by_their_mean(rng: Generator) -> None:
     joint = joined(networks)
     expected = sum(network(batch).softmax(dim=1) for network in networks) / 3
     torch.testing.assert_close(joint(batch).softmax(dim=1), expected)
+    own = torch.cat([network.vectors(batch) for network in networks], dim=1)
+    torch.testing.assert_close(joint.vectors(batch), own)
     assert n_joined(joint.state_dict()) == 3
     assert joined(networks[:1]) is networks[0]
     assert n_joined(networks[0].state_dict()) == 1
@@ -137,7 +139,7 @@ def test_the_standardised_mean_of_the_embeddings_is_classified(rng: Generator) -
     network = EmbeddingMLP(EmbeddingMLPSettings(n_artists=5, dim=12, hidden=7, dropout=0.3))
     assert shapes(network) == [(7, 12), (5, 7)]
     assert dropouts(network) == [0.3]
-    seen = inputs_of(network.head)
+    seen = inputs_of(network.hidden)
     embeddings = torch.from_numpy(rng.normal(3, 2, (64, 4, 12)).astype(np.float32))
     embeddings[:, :, 1] *= 1_000
     network(embeddings)

@@ -52,7 +52,7 @@ def made(
         "candidates": [svm, knn],
         "best": svm,
         "test": evaluated(TEST, test),
-        "calibration": metrics.Calibration(temperature, 0.25, 0.95),
+        "calibration": metrics.Calibration(temperature),
         "extra": {},
         "seconds": {"total": 1.5},
     }

@@ -54,7 +54,7 @@ def test_from_files_to_a_scored_prediction(
     assert count_score.main([str(file) for file in files]) == 0
     test = metrics["test"]
     assert capsys.readouterr().out == f"{test['top1']}\n{test['top3']}\n"
-    _, card = load_model(folder / "result/model_task1.skops")
+    _, card, _ = load_model(folder / "result/model_task1.skops")
     assert card.artists == tuple(f"artist_{i}" for i in range(4))
     assert card.input["excerpt_s"] == 5.0
 

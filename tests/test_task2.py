@@ -41,7 +41,7 @@ RESULTS = [
 
 def predictions_of_saved_network(folder: Path, corpus: Path, cache: Path) -> dict[str, list[str]]:
     """What the model in `folder` predicts for test, put together from its files alone."""
-    weights, card = load_network(folder / "model_task2.safetensors")
+    weights, card, _ = load_network(folder / "model_task2.safetensors")
     network = MelCNN(restored(MelCNNSettings, card.network))
     network.load_state_dict(weights)
     mel = restored(melspec.MelSettings, card.input)
@@ -49,8 +49,8 @@ def predictions_of_saved_network(folder: Path, corpus: Path, cache: Path) -> dic
     entries = extract(tests, melspec.recipe(mel), cache, workers=Workers(1)).entries
     cpu = Devices("cpu", "auto")
     songs = open_songs([(entries[track],) for track in tests], melspec.LOG_MEL, cpu.device)
-    posteriors = training.song_posteriors(
-        network, songs, card.crop_frames, len(card.artists), 32, cpu
+    posteriors, _ = training.song_outputs(
+        network, songs, card.crop_frames, network.settings, 32, cpu
     )
     best = np.argsort(-posteriors, axis=1, kind="stable")[:, :3]
     named = [[card.artists[i] for i in row] for row in best]

@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from artistid.foundation.errors import UserError, first_line
-from artistid.metrics import Calibration
+import numpy as np
 
-FORMAT = 5  # raised when the meaning of a card or of the weights beside it changes
+from artistid.foundation.errors import UserError, first_line
+from artistid.metrics import Calibration, Spread
+
+FORMAT = 6  # raised when the meaning of a card or of the weights beside it changes
 
 # types of the fields in JSON
 KINDS: dict[str, Any] = {
@@ -18,9 +20,7 @@ KINDS: dict[str, Any] = {
     "input": dict,
     "network": dict,
     "crop_frames": int,
-    "temperature": int | float,
-    "unknown_below": int | float,
-    "known_share": int | float,
+    "calibration": dict,
     "source": str,
 }
 
@@ -33,14 +33,12 @@ class ModelCard:
     input: Mapping[str, Any]
     network: Mapping[str, Any] = field(default_factory=dict)  # every width, of a network
     crop_frames: int = 0  # frames of the input classified at a time; 0 for task 1
-    temperature: float = 1.0  # calibrates the posteriors of songs
-    unknown_below: float = 0.0  # a song of a smaller largest posterior may be by somebody else
-    known_share: float = 1.0  # of val's songs, whose largest posterior is at least that
+    calibration: Calibration = Calibration()
     source: str = "mix"  # what of a song the model listens to
     format: int = FORMAT
 
     def calibrated(self, calibration: Calibration) -> "ModelCard":
-        return replace(self, **calibration._asdict())
+        return replace(self, calibration=calibration)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,16 +69,31 @@ def read_card(values: Any, path: Path) -> ModelCard:
         if not isinstance(values.get(name), kind) or isinstance(values[name], bool):
             raise UserError(f"{path}: damaged model card: {name} is missing or of the wrong type")
     try:
-        card = ModelCard(**{**values, "artists": tuple(values["artists"])})
-    except TypeError as error:  # a field that cards do not have
+        own = {"artists": tuple(values["artists"]), "calibration": _calibration(values)}
+        card = ModelCard(**{**values, **own})
+    except (TypeError, ValueError) as error:  # or a field that cards do not have
         raise UserError(f"{path}: damaged model card: {first_line(error)}") from error
     are_names = card.artists and all(isinstance(artist, str) for artist in card.artists)
-    is_calibrated = 0 < card.temperature < float("inf") and 0 <= card.unknown_below <= 1
-    if not (are_names and is_calibrated and card.crop_frames >= 0):
-        raise UserError(
-            f"{path}: damaged model card: artists, temperature, unknown_below or crop_frames"
-        )
+    if not are_names or card.crop_frames < 0:
+        raise UserError(f"{path}: damaged model card: artists or crop_frames")
     return card
+
+
+def _calibration(values: Mapping[str, Any]) -> Calibration:
+    """Of a card. Raises ValueError unless it is whole."""
+    own = values["calibration"]
+    try:
+        spreads = {name: Spread(**own[name]) for name in ("confidence", "similarity")}
+        found = Calibration(**{**own, **spreads})
+        numbers = [number for spread in spreads.values() for number in astuple(spread)]
+        numbers += [found.temperature, found.unknown_below, found.known_share]
+        are_numbers = {type(number) for number in numbers} <= {int, float}
+        positive = (found.temperature, found.confidence.sd, found.similarity.sd)
+        if not are_numbers or not np.isfinite(numbers).all() or min(positive) <= 0:
+            raise ValueError("not a number, infinite, or not positive")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"calibration: {first_line(error)}") from error
+    return found
 
 
 def parse_card(text: str, path: Path) -> ModelCard:

@@ -21,14 +21,19 @@ from artistid.dataset.corpus import Corpus, Track
 from artistid.foundation.errors import UserError, first_line
 from artistid.foundation.files import replacing, write_json
 from artistid.models.card import ModelCard, read_card
+from artistid.models.known_songs import KnownSongs
 
 Weights = dict[str, Tensor]
 
+KNOWN_SONGS = "known_songs"  # among the weights, (songs, dim)
 
-def save_network(path: Path, network: nn.Module, card: ModelCard) -> Path:
-    """Write the weights to `path`, and the card to the JSON file beside it; returns its path."""
+
+def save_network(path: Path, network: nn.Module, card: ModelCard, known: KnownSongs) -> Path:
+    """Write the weights and the songs that it knows to `path`, and the card to the JSON file beside
+    it; returns its path."""
     tensors = network.state_dict().items()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
+    weights[KNOWN_SONGS] = torch.from_numpy(known.vectors)
     with replacing(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(weights))  # save_file locks others out
     card_file = path.with_suffix(".json")
@@ -36,8 +41,8 @@ def save_network(path: Path, network: nn.Module, card: ModelCard) -> Path:
     return card_file
 
 
-def load_network(path: Path) -> tuple[Weights, ModelCard]:
-    """Weights and card written by `save_network`.
+def load_network(path: Path) -> tuple[Weights, ModelCard, KnownSongs]:
+    """What `save_network` wrote.
 
     Raises UserError where either is missing or damaged, or they come from different runs."""
     card_file = path.with_suffix(".json")
@@ -54,7 +59,11 @@ def load_network(path: Path) -> tuple[Weights, ModelCard]:
     card = read_card(values, path)
     if expected != digest:
         raise UserError(f"{path}: {card_file.name} is from a different run; train it again")
-    return weights, card
+    try:
+        known = KnownSongs(weights.pop(KNOWN_SONGS).numpy())
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged: {first_line(error)}; train it again") from error
+    return weights, card, known
 
 
 def corpus_digest(corpus: Corpus, entries: Mapping[Track, Entries]) -> str:

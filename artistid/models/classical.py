@@ -33,6 +33,7 @@ from sklearn.utils.validation import (
 from artistid.foundation.errors import UserError, first_line
 from artistid.foundation.files import replacing
 from artistid.models.card import ModelCard, parse_card
+from artistid.models.known_songs import KnownSongs, log_odds
 
 Songs = NDArray[np.object_]  # (songs,), each a (rows, columns) float matrix
 Parameters = Mapping[str, Any]
@@ -76,11 +77,19 @@ class SongClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """(songs, classes)"""
+        return self.outputs(X)[0]
+
+    def outputs(self, X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The posteriors of songs and their vectors, both (songs, classes)."""
         check_is_fitted(self)
         rows, counts = self._rows(X, fitting=False)
         starts = np.cumsum(counts) - counts
-        sums = np.add.reduceat(self._row_posteriors(rows), starts, axis=0)
-        return sums / counts[:, np.newaxis]
+        of_rows = self._row_posteriors(rows)
+        posteriors, vectors = (
+            np.add.reduceat(own, starts, axis=0) / counts[:, np.newaxis]
+            for own in (of_rows, log_odds(of_rows))
+        )
+        return posteriors, vectors
 
     def predict(self, X: Any) -> NDArray[Any]:
         best = np.argmax(self.predict_proba(X), axis=1)
@@ -199,24 +208,28 @@ def describe(parameters: Parameters) -> str:
 
 # --- on disk -----------------------------------------------------------------------------------
 
-CARD = "card.json"  # in the .skops file, which is a zip archive
+# in the .skops file, which is a zip archive
+CARD = "card.json"
+KNOWN_SONGS = "known_songs.npy"
 # Besides the types that skops trusts by itself. Loading it runs no code, but scikit-learn follows a
 # tree's indices unchecked, so they are checked here.
 TRUSTED_TYPES = ["sklearn.tree._tree.Tree"]
 
 
-def save_model(path: Path, classifier: SongClassifier, card: ModelCard) -> None:
-    """Write the fitted pipeline and the card to one .skops file."""
+def save_model(path: Path, classifier: SongClassifier, card: ModelCard, known: KnownSongs) -> None:
+    """Write the fitted pipeline, the card and the songs that it knows to one .skops file."""
     import skops.io  # imports all of scikit-learn, and torch with it: only when a model is saved
 
     with replacing(path) as temporary:
         skops.io.dump(classifier.row_classifier_, temporary)
         with ZipFile(temporary, "a") as archive:
             archive.writestr(CARD, json.dumps(card.to_json(), ensure_ascii=True))
+            with archive.open(KNOWN_SONGS, "w") as file:
+                np.save(file, known.vectors, allow_pickle=False)
 
 
-def load_model(path: Path) -> tuple[SongClassifier, ModelCard]:
-    """A classifier from `save_model`, and its card.
+def load_model(path: Path) -> tuple[SongClassifier, ModelCard, KnownSongs]:
+    """What `save_model` wrote.
 
     Raises UserError for a file that is missing, damaged, of another version, or not to be trusted.
     """
@@ -229,6 +242,8 @@ def load_model(path: Path) -> tuple[SongClassifier, ModelCard]:
                     f"{path}: not a model, or one of an earlier version of artistid; train it again"
                 )
             card = parse_card(archive.read(CARD).decode(), path)
+            with archive.open(KNOWN_SONGS) as file:
+                known = KnownSongs(np.load(file, allow_pickle=False))
         pipeline = skops.io.load(path, trusted=TRUSTED_TYPES)
         _check_trees(pipeline)
         classifier = SongClassifier(pipeline)
@@ -241,7 +256,7 @@ def load_model(path: Path) -> tuple[SongClassifier, ModelCard]:
         raise
     except Exception as error:  # skops raises many kinds for damaged files
         raise UserError(f"{path}: not a model of task1.py: {first_line(error)}") from error
-    return classifier, card
+    return classifier, card, known
 
 
 def _check_trees(pipeline: Pipeline) -> None:

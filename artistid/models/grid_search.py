@@ -19,7 +19,7 @@ from artistid.dataset.corpus import Track
 from artistid.foundation import parallel
 from artistid.foundation.errors import UserError, require_at_least
 from artistid.foundation.parallel import Workers
-from artistid.metrics import CVScores, Labels, Posteriors, Runs
+from artistid.metrics import CVScores, Labels, Posteriors
 from artistid.models.card import ModelCard
 from artistid.models.classical import (
     Family,
@@ -30,6 +30,7 @@ from artistid.models.classical import (
     describe,
     save_model,
 )
+from artistid.models.known_songs import Answers, KnownSongs
 
 BATCH_SONGS = 100  # in memory at a time when predicting
 
@@ -250,17 +251,22 @@ class Trial(NamedTuple):
             "cv": self.cv._asdict(),
         }
 
-    def posteriors(self, tracks: Sequence[Track]) -> Runs:
-        """(1, tracks, artists), with BATCH_SONGS songs in memory at a time."""
-        parts = [np.zeros((0, len(self.classifier.classes_)))]
+    def answers(self, tracks: Sequence[Track]) -> Answers:
+        """With BATCH_SONGS songs in memory at a time."""
+        n_artists = len(self.classifier.classes_)
+        parts = [(np.zeros((0, n_artists)), np.zeros((0, n_artists)))]
         for start in range(0, len(tracks), BATCH_SONGS):
             batch = tracks[start : start + BATCH_SONGS]
-            parts.append(
-                self.classifier.predict_proba(as_songs([self.search.load(t) for t in batch]))
-            )
-        return np.vstack(parts)[np.newaxis]
+            parts.append(self.classifier.outputs(as_songs([self.search.load(t) for t in batch])))
+        posteriors, vectors = (np.vstack(own) for own in zip(*parts, strict=True))
+        return Answers(posteriors[np.newaxis], vectors)
 
-    def save(self, path: Path, card: ModelCard) -> set[Path]:
+    def known_songs(self, tracks: Sequence[Track]) -> KnownSongs:
+        """By the rows that it was trained on."""
+        songs, _ = self.search.training_songs(tracks)
+        return KnownSongs.of(self.classifier.outputs(songs)[1])
+
+    def save(self, path: Path, card: ModelCard, known: KnownSongs) -> set[Path]:
         file = path.with_suffix(".skops")
-        save_model(file, self.classifier, card)
+        save_model(file, self.classifier, card, known)
         return {file}

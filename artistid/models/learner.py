@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from artistid import metrics
 from artistid.audio.cache import Entries
 from artistid.dataset.corpus import Corpus, Track
-from artistid.metrics import CVScores, Runs
+from artistid.metrics import CVScores
 from artistid.models.card import ModelCard
 from artistid.models.checkpoint import TrainingCheckpoint, corpus_digest, save_network
 from artistid.models.crops import MappedSongs, frames_of, open_songs
 from artistid.models.devices import Devices
+from artistid.models.known_songs import Answers, KnownSongs
 from artistid.models.networks import joined
 from artistid.models.training import (
     Examples,
@@ -90,7 +91,7 @@ class NetworkLearner:
             log.info("cross-validation, fold %d of %d", number, len(folds))
             known, unknown = ([tracks[i] for i in own] for own in (trained, scored))
             fitted = self._trained(known, None, f"resume_fold_{number}", self.settings)
-            posteriors.append(fitted.posteriors(unknown).mean(axis=0))
+            posteriors.append(fitted.answers(unknown).runs.mean(axis=0))
             labels.append(self.examples(unknown).labels)
         return metrics.cv_scores(np.vstack(posteriors), np.concatenate(labels))
 
@@ -183,12 +184,16 @@ class TrainedNetworks:
         scores = {"cv": self.cv._asdict()} if self.cv else {}
         return {**runs[0], **further, **scores, "device": str(self.learner.devices)}
 
-    def posteriors(self, tracks: Sequence[Track]) -> Runs:
-        """(seeds, tracks, artists)"""
+    def answers(self, tracks: Sequence[Track]) -> Answers:
         songs = self.learner.songs(tracks)
-        return np.stack([trainer.posteriors(songs) for trainer in self.trainers])
+        outputs = [trainer.outputs(songs) for trainer in self.trainers]
+        runs = np.stack([own.posteriors for own in outputs])
+        return Answers(runs, np.hstack([own.vectors for own in outputs]))
 
-    def save(self, path: Path, card: ModelCard) -> set[Path]:
+    def known_songs(self, tracks: Sequence[Track]) -> KnownSongs:
+        return KnownSongs.of(self.answers(tracks).vectors)
+
+    def save(self, path: Path, card: ModelCard, known: KnownSongs) -> set[Path]:
         network = joined([trainer.network for trainer in self.trainers])
         weights = path.with_suffix(".safetensors")
-        return {weights, save_network(weights, network, card)}
+        return {weights, save_network(weights, network, card, known)}

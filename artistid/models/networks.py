@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,21 @@ def mel_cnn_of(size: Size, n_artists: int, n_mels: int) -> MelCNNSettings:
     return replace(small, channels=(16, 32, 128, 256, 256), temporal=(512, 512))
 
 
-class MelCNN(nn.Module):
+class ArtistNetwork(nn.Module):
+    """Crops, (batch, frames, features) -> vectors, (batch, hidden) -> logits, (batch, artists)."""
+
+    def vectors(self, batch: Tensor) -> Tensor:
+        """The hidden units before the last layer, by which songs are compared."""
+        raise NotImplementedError
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.logits(self.vectors(batch))
+
+
+class MelCNN(ArtistNetwork):
     """Log-mel in decibels, (batch, frames, mels) -> logits, (batch, artists).
 
     A short-chunk CNN (Won et al. 2020, arXiv 2006.00751) with two differences for speed: the first
@@ -52,14 +66,19 @@ class MelCNN(nn.Module):
         n_bands = -(-settings.n_mels // 2 ** len(settings.channels))  # every block halves them
         widths = (n_bands * settings.channels[-1], *settings.temporal)
         self.temporal = nn.Sequential(*map(_temporal_block, widths[:-1], widths[1:]))
-        self.head = _head(2 * widths[-1], settings.hidden, settings.dropout, settings.n_artists)
+        self.hidden = _hidden(2 * widths[-1], settings.hidden)
+        self.output = _output(settings.hidden, settings.dropout, settings.n_artists)
 
-    def forward(self, log_mel: Tensor) -> Tensor:
+    def vectors(self, log_mel: Tensor) -> Tensor:
         bands = self.normalise(log_mel.transpose(1, 2))  # (batch, mels, frames)
         image = self.blocks(bands.transpose(1, 2).unsqueeze(1))  # (batch, channels, time, band)
         series = self.temporal(image.transpose(2, 3).flatten(1, 2))  # (batch, channels, time)
         pooled = torch.cat([series.mean(dim=2), series.amax(dim=2)], dim=1)
-        logits: Tensor = self.head(pooled)
+        hidden: Tensor = self.hidden(pooled)
+        return hidden
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        logits: Tensor = self.output(vectors)
         return logits
 
 
@@ -88,33 +107,48 @@ class EmbeddingMLPSettings:
     dropout: float = 0.5  # of the hidden units
 
 
-class EmbeddingMLP(nn.Module):
+class EmbeddingMLP(ArtistNetwork):
     """Embeddings, (batch, excerpts, dim) -> logits, (batch, artists), from their mean over time."""
 
     def __init__(self, settings: EmbeddingMLPSettings) -> None:
         super().__init__()
         self.settings = settings
         self.standardise = nn.BatchNorm1d(settings.dim, affine=False)
-        self.head = _head(settings.dim, settings.hidden, settings.dropout, settings.n_artists)
+        self.hidden = _hidden(settings.dim, settings.hidden)
+        self.output = _output(settings.hidden, settings.dropout, settings.n_artists)
 
-    def forward(self, embeddings: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.standardise(embeddings.mean(dim=1)))
+    def vectors(self, embeddings: Tensor) -> Tensor:
+        hidden: Tensor = self.hidden(self.standardise(embeddings.mean(dim=1)))
+        return hidden
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        logits: Tensor = self.output(vectors)
         return logits
 
 
-class MeanPosterior(nn.Module):
-    """Networks of the same artists as one: its softmax is the mean of theirs."""
+class MeanPosterior(ArtistNetwork):
+    """Networks of the same artists as one: its softmax is the mean of theirs, and its vectors are
+    theirs side by side."""
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[ArtistNetwork]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
-    def forward(self, batch: Tensor) -> Tensor:
-        posteriors = [network(batch).float().softmax(dim=1) for network in self.networks]
+    def vectors(self, batch: Tensor) -> Tensor:
+        return torch.cat([network.vectors(batch) for network in self._own], dim=1)
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        pairs = zip(self._own, vectors.chunk(len(self._own), dim=1), strict=True)
+        posteriors = [network.logits(its).float().softmax(dim=1) for network, its in pairs]
         return torch.stack(posteriors).mean(dim=0).log()
 
+    @property
+    def _own(self) -> Sequence[ArtistNetwork]:
+        networks: Any = self.networks
+        return networks
 
-def joined(networks: Sequence[nn.Module]) -> nn.Module:
+
+def joined(networks: Sequence[ArtistNetwork]) -> ArtistNetwork:
     """One network that answers as the mean of `networks`; the network itself if it is the only
     one."""
     return networks[0] if len(networks) == 1 else MeanPosterior(networks)
@@ -126,8 +160,9 @@ def n_joined(weights: Iterable[str]) -> int:
     return max(1, len(numbers))
 
 
-def _head(n_in: int, hidden: int, dropout: float, n_out: int) -> nn.Sequential:
-    """Two fully connected layers."""
-    return nn.Sequential(
-        nn.Linear(n_in, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, n_out)
-    )
+def _hidden(n_in: int, n_hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n_in, n_hidden), nn.ReLU())
+
+
+def _output(n_hidden: int, dropout: float, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(dropout), nn.Linear(n_hidden, n_out))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from artistid.models.augmentation import Augmentation
 from artistid.models.checkpoint import TrainingCheckpoint
 from artistid.models.crops import Crops, Songs, covering, n_per_epoch, random_crops
 from artistid.models.devices import DeviceName, Devices, Precision
+from artistid.models.networks import ArtistNetwork
 
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
 WARM_UP = 0.3  # share of the steps during which the learning rate rises
@@ -82,8 +83,8 @@ class TrainingSettings:
 class Method:
     """What a task trains, and on what."""
 
-    network: Callable[[Any], nn.Module]
-    widths: Any  # a frozen dataclass with `n_artists`, the argument of `network`
+    network: Callable[[Any], ArtistNetwork]
+    widths: Any  # a frozen dataclass with `n_artists` and `hidden`, the argument of `network`
     array: str  # of a cache entry: the network's input
     input: Any  # a frozen dataclass, the settings that made the array
     frames_per_second: float
@@ -118,6 +119,17 @@ class Epoch:
     loss: float  # mean over the augmented crops of train
     seconds: float
     val: Validation | None
+
+
+class SongOutputs(NamedTuple):
+    posteriors: Posteriors  # (songs, artists)
+    vectors: NDArray[np.float64]  # (songs, hidden units)
+
+
+class CropOutputs(NamedTuple):
+    crops: Crops
+    posteriors: NDArray[np.float32]  # (crops, artists)
+    vectors: NDArray[np.float32]  # (crops, hidden units)
 
 
 class Trainer:
@@ -205,12 +217,16 @@ class Trainer:
 
     def posteriors(self, songs: Songs) -> Posteriors:
         """(songs, artists), from the network as it is now."""
+        return self.outputs(songs).posteriors
+
+    def outputs(self, songs: Songs) -> SongOutputs:
+        """From the network as it is now."""
         with _memory_errors_explained(self.settings):
-            return song_posteriors(
+            return song_outputs(
                 self.network,
                 songs,
                 self.crop_frames,
-                self.n_artists,
+                self.method.widths,
                 self.settings.batch_size,
                 self.devices,
             )
@@ -379,8 +395,8 @@ def seed_for(seed: int, purpose: int, *numbers: int) -> int:
 
 
 def initialised(
-    kind: Callable[[Any], nn.Module], widths: Any, seed: int, devices: Devices
-) -> nn.Module:
+    kind: Callable[[Any], ArtistNetwork], widths: Any, seed: int, devices: Devices
+) -> ArtistNetwork:
     """A new network of these widths, with weights drawn from `seed`."""
     with devices.seeded(seed_for(seed, INIT)):
         return kind(widths)
@@ -398,47 +414,49 @@ def _copied(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
-def song_posteriors(
-    network: nn.Module,
+def song_outputs(
+    network: ArtistNetwork,
     songs: Songs,
     crop_frames: int,
-    n_artists: int,
+    widths: Any,
     batch_size: int,
     devices: Devices,
-) -> Posteriors:
-    """(songs, artists): the mean posterior of crops that cover the whole song, from each source.
+) -> SongOutputs:
+    """The means over crops that cover the whole song, from each source. `widths` are the network's:
+    `n_artists` and `hidden`.
 
-    The processes share the songs, and each gets the posteriors of all."""
+    The processes share the songs, and each gets the outputs of all."""
     network.eval()
     own = np.arange(len(songs.lengths))[devices.rank :: devices.n_processes]
     within = covering(songs.lengths[own], crop_frames)
     crops = Crops(own[within.songs], within.starts)
-    sums = np.zeros((len(songs.lengths), n_artists))
-    for batch, posteriors in crop_posteriors(
-        network, songs, crops, crop_frames, batch_size, devices
-    ):
-        np.add.at(sums, batch.songs, posteriors)
+    sums = np.zeros((len(songs.lengths), widths.n_artists + widths.hidden))
+    for batch, *outputs in crop_outputs(network, songs, crops, crop_frames, batch_size, devices):
+        np.add.at(sums, batch.songs, np.hstack(outputs))
     total = np.sum(devices.gather([sums]), axis=0)
     n_crops = np.bincount(covering(songs.lengths, crop_frames).songs, minlength=len(total))
-    return np.asarray(total / n_crops[:, np.newaxis], dtype=np.float64)
+    means = total / n_crops[:, np.newaxis]
+    return SongOutputs(means[:, : widths.n_artists], means[:, widths.n_artists :])
 
 
-def crop_posteriors(
-    network: nn.Module,
+def crop_outputs(
+    network: ArtistNetwork,
     songs: Songs,
     crops: Crops,
     crop_frames: int,
     batch_size: int,
     devices: Devices,
-) -> Iterator[tuple[Crops, NDArray[np.float32]]]:
-    """Batches of the crops with their posteriors, (crops, artists), the mean over sources."""
+) -> Iterator[CropOutputs]:
+    """Of batches of the crops: the means over sources."""
     for first in range(0, len(crops), batch_size):
         batch = crops.take(slice(first, first + batch_size))
         frames = songs.read(batch, crop_frames).to(devices.device).float()
         with torch.inference_mode(), devices.autocast():
-            logits = [network(source) for source in frames.chunk(songs.n_sources, dim=2)]
+            vectors = [network.vectors(source) for source in frames.chunk(songs.n_sources, dim=2)]
+            logits = [network.logits(source) for source in vectors]
         posteriors = torch.stack(logits).float().softmax(dim=2).mean(dim=0)
-        yield batch, posteriors.cpu().numpy()
+        hidden = torch.stack(vectors).float().mean(dim=0)
+        yield CropOutputs(batch, posteriors.cpu().numpy(), hidden.cpu().numpy())
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def _draw_curves(curves: Curves, kept: int, title: str, further: Sequence[Curves
 
 def timeline_png(prediction: SongPrediction, name: str) -> bytes:
     """The waveform of the song called `name`, and the posterior of each excerpt below it, which is
-    grey where nobody's is large enough for a song by one of the artists."""
+    grey where it is not like the songs of any artist."""
     return _png(lambda: _draw_timeline(prediction, name), bounds=None)
 
 
@@ -158,8 +158,7 @@ def _draw_timeline(prediction: SongPrediction, name: str) -> Figure:
     ((best, probability),) = prediction.top(1)
     mark = "unknown? " if prediction.is_unknown else ""
     wave.set_title(f"{shortened(name, 50)}: {mark}{shortened(best, 30)} {probability:.0%}")
-    edges, columns = _timeline_columns(prediction)
-    is_unknown = metrics.confidence(columns) < prediction.unknown_below
+    edges, columns, is_unknown = _timeline_columns(prediction)
     colours, _ = (
         grid.pcolormesh(
             edges,
@@ -192,11 +191,13 @@ def _timeline_rows(prediction: SongPrediction) -> NDArray[np.intp]:
 
 def _timeline_columns(
     prediction: SongPrediction,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Edges of the columns in seconds, (columns + 1,), and their posteriors, (columns, artists):
-    NaN between excerpts. Of overlapping excerpts the later one is shown."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Edges of the columns in seconds, (columns + 1,), their posteriors, (columns, artists), NaN
+    between excerpts, and whether they may be by none of the artists. Of overlapping excerpts the
+    later one is shown."""
     starts_s, ends_s = prediction.starts_s, prediction.ends_s
     gaps = np.flatnonzero(starts_s[1:] > ends_s[:-1] + 1e-6)
     starts = np.insert(starts_s, gaps + 1, ends_s[gaps])
     columns = np.insert(prediction.excerpts, gaps + 1, np.nan, axis=0)
-    return np.append(starts, ends_s[-1]), columns
+    familiarity = np.insert(prediction.excerpts_familiarity, gaps + 1, np.nan)
+    return np.append(starts, ends_s[-1]), columns, familiarity < prediction.unknown_below

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from artistid.dataset.corpus import Split, Track
 from artistid.foundation.errors import UserError, first_line
@@ -21,7 +22,9 @@ class SavedModel:
     name: str
     file: str  # relative to the folder of the posteriors
     digest: str  # of the file
-    posteriors: Mapping[Split, Posteriors]  # (songs, artists), calibrated; of SCORED
+    # of SCORED
+    posteriors: Mapping[Split, Posteriors]  # (songs, artists), calibrated
+    similarity: Mapping[Split, NDArray[np.float64]]  # (songs,), with known songs, standardised
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ def posteriors_file(folder: Path, task: str) -> Path:
 def to_npz(run: RunPosteriors, folder: Path) -> bytes:
     """`run` as a file in `folder`: arrays that NumPy reads as they are, the rest as JSON.
 
-    artists; models; and of each split, for example val, (models, songs, artists), val_ids,
-    val_artists ("" where unknown) and val_files."""
+    artists; models; and of each split, for example val: val, (models, songs, artists),
+    val_similarity, (models, songs), val_ids, val_artists ("" where unknown) and val_files."""
     about = {
         "task": run.task,
         "corpus": run.corpus,
@@ -73,6 +76,7 @@ def to_npz(run: RunPosteriors, folder: Path) -> bytes:
         tracks = run.tracks[split]
         files = [Path(os.path.relpath(track.path, folder)).as_posix() for track in tracks]
         arrays[split] = np.stack([model.posteriors[split] for model in run.models])
+        arrays[f"{split}_similarity"] = np.stack([model.similarity[split] for model in run.models])
         arrays[f"{split}_ids"] = np.array([track.id for track in tracks], dtype=np.str_)
         arrays[f"{split}_artists"] = np.array([t.artist or "" for t in tracks], dtype=np.str_)
         arrays[f"{split}_files"] = np.array(files, dtype=np.str_)
@@ -95,7 +99,12 @@ def read_posteriors(path: Path) -> RunPosteriors:
                 for file, id_, artist in zip(*columns, strict=True)
             ]
         models = [
-            SavedModel(name, **own, posteriors={split: arrays[split][i] for split in SCORED})
+            SavedModel(
+                name,
+                **own,
+                posteriors={split: arrays[split][i] for split in SCORED},
+                similarity={split: arrays[f"{split}_similarity"][i] for split in SCORED},
+            )
             for i, (name, own) in enumerate(
                 zip(arrays["models"].tolist(), about.pop("models"), strict=True)
             )

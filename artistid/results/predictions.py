@@ -22,33 +22,31 @@ class Verdict(NamedTuple):
     """What is said of a song."""
 
     best: Ranked
-    score: float
+    familiarity: float
     is_unknown: bool
 
 
 @dataclass(frozen=True)
 class SongPrediction:
-    """Calibrated posteriors of one song, over all of it and by excerpt."""
+    """Of one song and of its excerpts: calibrated posteriors, and how much they are like the songs
+    of the artists, in standard deviations from the mean of val (metrics.Calibration)."""
 
     artists: tuple[str, ...]
     posterior: NDArray[np.float64]  # (artists,), of the whole song
+    familiarity: float
     excerpts: NDArray[np.float64]  # (excerpts, artists)
+    excerpts_familiarity: NDArray[np.float64]  # (excerpts,)
     starts_s: NDArray[np.float64]  # (excerpts,), seconds
     ends_s: NDArray[np.float64]  # (excerpts,), seconds
     samples: NDArray[np.float32]  # (samples,), what the model listened to
     sample_rate: int  # Hz
+    unknown_below: float  # the familiarity that 95% of the songs of val reach
     note: str = ""  # what to know about the file
-    unknown_below: float = 0.0  # a score that 95% of the songs of val reach
-
-    @property
-    def score(self) -> float:
-        """How much the song is like one of the artists: the largest posterior."""
-        return float(metrics.confidence(self.posterior))
 
     @property
     def is_unknown(self) -> bool:
         """Whether the song may be by none of the artists."""
-        return self.score < self.unknown_below
+        return self.familiarity < self.unknown_below
 
     def top(self, k: int = N_NAMED) -> list[tuple[str, float]]:
         """The `k` most probable artists with their probabilities."""
@@ -56,7 +54,7 @@ class SongPrediction:
 
     @property
     def verdict(self) -> Verdict:
-        return Verdict(self.top(), self.score, self.is_unknown)
+        return Verdict(self.top(), self.familiarity, self.is_unknown)
 
 
 def line(song: Path, verdict: Verdict, width: int) -> str:
@@ -72,7 +70,7 @@ def write_predictions_json(path: Path, verdicts: Mapping[Path, Verdict]) -> None
     content = {
         str(song): {
             "best": [{"artist": artist, "probability": p} for artist, p in verdict.best],
-            "score": verdict.score,
+            "score": verdict.familiarity,
             "unknown": verdict.is_unknown,
         }
         for song, verdict in verdicts.items()
@@ -93,7 +91,7 @@ def write_predictions_csv(path: Path, verdicts: Mapping[Path, Verdict]) -> None:
     ):
         rows = csv.writer(file)
         rows.writerow(header)
-        for song, (best, score, is_unknown) in verdicts.items():
+        for song, (best, familiarity, is_unknown) in verdicts.items():
             named = [value for pair in best for value in pair]
             named += [""] * (2 * N_NAMED - len(named))  # of a model of two artists
-            rows.writerow([song, *named, score, int(is_unknown)])
+            rows.writerow([song, *named, familiarity, int(is_unknown)])

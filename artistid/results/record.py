@@ -201,7 +201,7 @@ def _figures(record: Record) -> list[_Figure]:
 def _metrics(record: Record, shown: list[dict[str, str]], folder: Path) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     songs: dict[str, Any] = {}
-    calibration: dict[str, Any] = record.calibration._asdict()
+    calibration: dict[str, Any] = asdict(record.calibration)
     evaluated: dict[Split, Evaluation] = {"val": record.best.val, "test": record.test}
     for split, evaluation in evaluated.items():
         if evaluation.scores and evaluation.calibration_error:
