@@ -208,13 +208,15 @@ class GridSearch:
         """There is nothing to resume."""
 
     def training_songs(self, tracks: Sequence[Track]) -> tuple[Songs, Labels]:
-        """Songs of about `max_excerpts` rows in all, and their labels: memory and time of the
-        training do not grow with the corpus."""
-        per_song = max(1, self.settings.max_excerpts // len(tracks))
-        songs = as_songs([self.load(track, per_song) for track in tracks])
+        songs = self.sampled(tracks)
         n_rows, n_columns = sum(len(song) for song in songs), songs[0].shape[1]
         log.info("training on %d songs, %d rows x %d columns", len(songs), n_rows, n_columns)
         return songs, metrics.labels_of([track.artist for track in tracks], self.card.artists)
+
+    def sampled(self, tracks: Sequence[Track]) -> Songs:
+        """About `max_excerpts` rows in all: memory and time do not grow with the corpus."""
+        per_song = max(1, self.settings.max_excerpts // len(tracks))
+        return as_songs([self.load(track, per_song) for track in tracks])
 
 
 class Trial(NamedTuple):
@@ -263,8 +265,7 @@ class Trial(NamedTuple):
 
     def known_songs(self, tracks: Sequence[Track]) -> KnownSongs:
         """By the rows that it was trained on."""
-        songs, _ = self.search.training_songs(tracks)
-        return KnownSongs.of(self.classifier.outputs(songs)[1])
+        return KnownSongs.of(self.classifier.outputs(self.search.sampled(tracks))[1])
 
     def save(self, path: Path, card: ModelCard, known: KnownSongs) -> set[Path]:
         file = path.with_suffix(".skops")

@@ -132,20 +132,15 @@ class MeanPosterior(ArtistNetwork):
 
     def __init__(self, networks: Sequence[ArtistNetwork]) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
+        self.networks: Any = nn.ModuleList(networks)
 
     def vectors(self, batch: Tensor) -> Tensor:
-        return torch.cat([network.vectors(batch) for network in self._own], dim=1)
+        return torch.cat([network.vectors(batch) for network in self.networks], dim=1)
 
     def logits(self, vectors: Tensor) -> Tensor:
-        pairs = zip(self._own, vectors.chunk(len(self._own), dim=1), strict=True)
-        posteriors = [network.logits(its).float().softmax(dim=1) for network, its in pairs]
+        own = zip(self.networks, vectors.chunk(len(self.networks), dim=1), strict=True)
+        posteriors = [network.logits(its).float().softmax(dim=1) for network, its in own]
         return torch.stack(posteriors).mean(dim=0).log()
-
-    @property
-    def _own(self) -> Sequence[ArtistNetwork]:
-        networks: Any = self.networks
-        return networks
 
 
 def joined(networks: Sequence[ArtistNetwork]) -> ArtistNetwork:
