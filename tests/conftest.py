@@ -76,9 +76,11 @@ Once = Callable[[str, Callable[[Path], object]], Path]
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """Make a folder once for all workers of pytest-xdist: by whoever asks for it first."""
+    """Make a folder once for all workers of pytest-xdist: by whoever asks for it first. In
+    SHARED_FIXTURES, if that is set, it is there for the next session, too."""
     base = tmp_path_factory.getbasetemp()
     place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    place = Path(os.environ.get("SHARED_FIXTURES", place))
 
     def get(name: str, make: Callable[[Path], object]) -> Path:
         folder, is_made = place / name, place / f"{name}.made"
