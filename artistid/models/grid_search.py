@@ -208,6 +208,7 @@ class GridSearch:
         """There is nothing to resume."""
 
     def training_songs(self, tracks: Sequence[Track]) -> tuple[Songs, Labels]:
+        """What to train on, and its labels."""
         songs = self.sampled(tracks)
         n_rows, n_columns = sum(len(song) for song in songs), songs[0].shape[1]
         log.info("training on %d songs, %d rows x %d columns", len(songs), n_rows, n_columns)
