@@ -267,8 +267,13 @@ def test_the_ensemble_says_the_mean_of_its_members(
     assert page.index("Ensemble") < page.index("Task 1")
 
     model = artistid.load_model(tasks / "model_ensemble.json")
-    for name, expected in predicted.items():
+    calibration, pairs = model.card.calibration, list(zip(said, chosen, strict=True))
+    posteriors = metrics.tempered(mean, calibration.temperature)
+    similarity = np.mean([file["test_similarity"][i] for file, i in pairs], axis=0)
+    familiarity = calibration.familiarity(posteriors, similarity)
+    for i, (name, expected) in enumerate(predicted.items()):
         prediction = model.predict(shared_course / f"artist20/test/{name}.mp3")
+        assert prediction.familiarity == pytest.approx(familiarity[i], abs=0.05)
         assert [artist for artist, _ in prediction.top()] == expected
         own = next(song for song in values["songs"]["test"] if song["id"] == name)
         np.testing.assert_allclose([p for _, p in prediction.top()], [p for _, p in own["best"]],
