@@ -58,7 +58,7 @@ class Songs(NamedTuple):
 
     tracks: list[Track]
     posteriors: NDArray[np.float64]  # (members, songs, artists)
-    similarity: NDArray[np.float64]  # (members, songs), with the songs that they know
+    familiarity: NDArray[np.float64]  # (members, songs)
 
 
 # --- members -----------------------------------------------------------------------------------
@@ -140,12 +140,12 @@ def songs_of(members: Sequence[Member], split: Split) -> Songs:
     tracks = {track.id: track for member in members for track in member.run.tracks[split]}
     places = {id_: i for i, id_ in enumerate(tracks)}
     posteriors = np.zeros((len(members), len(tracks), len(members[0].run.artists)))
-    similarity = np.zeros(posteriors.shape[:2])
+    familiarity = np.zeros(posteriors.shape[:2])
     for i, member in enumerate(members):
         own = [places[track.id] for track in member.run.tracks[split]]
         posteriors[i, own] = member.model.posteriors[split]
-        similarity[i, own] = member.model.similarity[split]
-    return Songs(list(tracks.values()), posteriors, similarity)
+        familiarity[i, own] = member.model.familiarity[split]
+    return Songs(list(tracks.values()), posteriors, familiarity)
 
 
 def evaluated(
@@ -222,8 +222,8 @@ def combine_and_report(
     labels = metrics.labels_of([track.artist for track in val.tracks], artists)
     weights = choose_weights(val.posteriors, labels, weighting)
     on_val = metrics.weighted_mean(val.posteriors, weights)
-    similarity = (metrics.shares(val.posteriors, weights) * val.similarity).sum(axis=0)
-    calibration = metrics.calibrate(on_val, similarity, labels)
+    familiarity = (metrics.shares(val.posteriors, weights) * val.familiarity).sum(axis=0)
+    calibration = metrics.calibrate(on_val, familiarity, labels)
     temperature = calibration.temperature
     own = Candidate("ensemble", evaluated(on_val, val.tracks, artists, temperature), {}, {})
     others = [

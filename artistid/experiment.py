@@ -265,7 +265,7 @@ class _Answer(NamedTuple):
     final: _Heard  # is saved
     calibration: Calibration
     posteriors: Mapping[Split, Posteriors]  # calibrated
-    similarity: Mapping[Split, NDArray[np.float64]]  # with the known songs, standardised
+    familiarity: Mapping[Split, NDArray[np.float64]]
     test: Evaluation
 
 
@@ -346,7 +346,7 @@ def _evaluated(data: Extracted, validated: _Heard, final: _Heard) -> _Answer:
         final,
         calibration,
         {split: metrics.tempered(posteriors[split], temperature) for split in SCORED},
-        {split: calibration.similarity.standardised(similarity[split]) for split in SCORED},
+        {split: calibration.familiarity(similarity[split]) for split in SCORED},
         test,
     )
 
@@ -363,7 +363,7 @@ def _saved(run: Run, data: Extracted, answers: Sequence[_Answer], chosen: int) -
         files = model.save(path, model.card.calibrated(answer.calibration), known)
         file = next(file for file in files if file.suffix != ".json")
         place, digest = file.relative_to(folder).as_posix(), content_digest(file)
-        models.append(SavedModel(model.name, place, digest, answer.posteriors, answer.similarity))
+        models.append(SavedModel(model.name, place, digest, answer.posteriors, answer.familiarity))
         written |= files
     for old in {*folder.glob(f"model_{task}.*"), *others.glob("*")} - written:
         old.unlink()

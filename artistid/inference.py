@@ -70,7 +70,7 @@ class Answer:
     """What is said of a song, first, and of its excerpts."""
 
     posteriors: Floats  # (1 + excerpts, artists), calibrated
-    similarity: Floats  # (1 + excerpts,), with the songs that are known
+    familiarity: Floats  # (1 + excerpts,), as metrics.Calibration defines it
     starts_s: Floats  # (excerpts,), seconds
     ends_s: Floats  # (excerpts,), seconds
 
@@ -105,9 +105,10 @@ class Listener:
 
     def answer(self, song: Hearing) -> Answer:
         made = _mean([self.model.outputs(audio) for audio in song.of(self.source)])
-        posteriors = tempered(made.posteriors, self.card.calibration.temperature)
-        similarity = self.known.similarity(made.vectors)
-        return Answer(posteriors, similarity, made.starts_s, made.ends_s)
+        calibration = self.card.calibration
+        posteriors = tempered(made.posteriors, calibration.temperature)
+        familiarity = calibration.familiarity(self.known.similarity(made.vectors))
+        return Answer(posteriors, familiarity, made.starts_s, made.ends_s)
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,13 @@ class Ensemble:
         return sources.pop() if len(sources) == 1 else "both"
 
     def answer(self, song: Hearing) -> Answer:
-        answers = []
-        for member in self.members:
-            answer = member.answer(song)
-            spread = member.card.calibration.similarity
-            answers.append(replace(answer, similarity=spread.standardised(answer.similarity)))
-        joint = _together(answers, self.weights)
-        posteriors = tempered(joint.posteriors, self.card.calibration.temperature)
-        return replace(joint, posteriors=posteriors)
+        joint = _together([member.answer(song) for member in self.members], self.weights)
+        calibration = self.card.calibration
+        return replace(
+            joint,
+            posteriors=tempered(joint.posteriors, calibration.temperature),
+            familiarity=calibration.familiarity(joint.familiarity),
+        )
 
 
 @dataclass(frozen=True)
@@ -160,20 +160,18 @@ class Predictor:
         file = None if isinstance(song, tuple) else Path(song)
         hearing = Hearing(_loaded(song), file, self.voice)
         answer = self.listener.answer(hearing)
-        calibration = self.card.calibration
-        familiarity = calibration.familiarity(answer.posteriors, answer.similarity)
         shown = hearing.of(self.source)[0]
         return SongPrediction(
             self.artists,
             answer.posteriors[0],
-            float(familiarity[0]),
+            float(answer.familiarity[0]),
             answer.posteriors[1:],
-            familiarity[1:],
+            answer.familiarity[1:],
             answer.starts_s,
             answer.ends_s,
             shown.samples,
             shown.sample_rate,
-            calibration.unknown_below,
+            self.card.calibration.unknown_below,
             hearing.mix.note,
         )
 
@@ -200,13 +198,13 @@ def _together(members: Sequence[Answer], weights: Floats) -> Answer:
     other models whose middles are nearest."""
     finest = max(members, key=lambda member: len(member.starts_s))
     middles = (finest.starts_s + finest.ends_s) / 2
-    posteriors, similarity = np.zeros_like(finest.posteriors), np.zeros_like(finest.similarity)
+    posteriors, familiarity = np.zeros_like(finest.posteriors), np.zeros_like(finest.familiarity)
     for member, weight in zip(members, weights, strict=True):
         away = np.abs(middles[:, np.newaxis] - (member.starts_s + member.ends_s) / 2)
         rows = np.append(0, 1 + away.argmin(axis=1))
         posteriors += weight * member.posteriors[rows]
-        similarity += weight * member.similarity[rows]
-    return replace(finest, posteriors=posteriors, similarity=similarity)
+        familiarity += weight * member.familiarity[rows]
+    return replace(finest, posteriors=posteriors, familiarity=familiarity)
 
 
 def load_model(

@@ -240,17 +240,14 @@ class Calibration:
     """What val says about a model."""
 
     temperature: float = 1.0  # of its posteriors
-    confidence: Spread = Spread(0.0, 1.0)  # of the largest posterior, calibrated
     similarity: Spread = Spread(0.0, 1.0)  # with the songs that it knows
     unknown_below: float = -1e9  # a less familiar song may be by none of the artists
     known_share: float = 1.0  # of val's songs, which are at least as familiar as that
 
-    def familiarity(self, posteriors: ArrayLike, similarity: ArrayLike) -> NDArray[np.float64]:
-        """How much songs are like those of the artists, (...), from their calibrated posteriors,
-        (..., artists), and their similarity, (...), with the songs that the model knows: the mean
-        of confidence and similarity, both in standard deviations from the mean of val."""
-        confidence = self.confidence.standardised(np.max(posteriors, axis=-1))
-        return (confidence + self.similarity.standardised(similarity)) / 2
+    def familiarity(self, similarity: ArrayLike) -> NDArray[np.float64]:
+        """How much songs of this similarity with the known ones are like those of the artists: in
+        standard deviations from the mean of val."""
+        return self.similarity.standardised(similarity)
 
 
 def calibrate(
@@ -258,18 +255,13 @@ def calibrate(
 ) -> Calibration:
     """From the (songs, artists) of val, not calibrated, and the (songs,) similarity."""
     temperature = fit_temperature(posteriors, labels)
-    has_prediction = _is_predicted(posteriors)
-    if not has_prediction.any():
+    own = similarity[_is_predicted(posteriors)]
+    if not len(own):
         return Calibration(temperature)
-    calibrated, similar = (
-        tempered(posteriors, temperature)[has_prediction],
-        similarity[has_prediction],
-    )
-    spreads = Spread.of(calibrated.max(axis=1)), Spread.of(similar)
-    scores = Calibration(temperature, *spreads).familiarity(calibrated, similar)
+    spread = Spread.of(own)
+    scores = spread.standardised(own)
     unknown_below = familiarity_of_known(scores)
-    known_share = float((scores >= unknown_below).mean())
-    return Calibration(temperature, *spreads, unknown_below, known_share)
+    return Calibration(temperature, spread, unknown_below, float((scores >= unknown_below).mean()))
 
 
 def familiarity_of_known(scores: NDArray[np.float64]) -> float:

@@ -5,8 +5,8 @@
 A quarter of the artists is left out, and every task is trained on train of the others. Their songs
 in val are the known ones; the strangers are the left-out artists' songs in train and val. Test is
 not used. Scores: the largest posterior, calibrated on the known songs, and its distance from the
-second largest; the similarity with the songs of train; and what predict.py goes by, the familiarity
-(metrics.Calibration), which is made of the first and the third.
+second largest; and what predict.py goes by, the similarity with the songs of train. That of the
+ensemble is the mean of its members', each in standard deviations from the mean of the known songs.
 """
 
 import sys
@@ -131,7 +131,7 @@ class Scored(NamedTuple):
     """Of the known songs, then of the strangers."""
 
     posteriors: Posteriors  # calibrated
-    similarity: NDArray[np.float64]  # standardised
+    familiarity: NDArray[np.float64]
     scores: Mapping[str, NDArray[np.float64]]  # by name
 
 
@@ -145,16 +145,15 @@ def scored(draw: Draw, said: Said) -> Scored:
         "largest posterior": first,
         "margin": first - second,
         "similarity": said.similarity,
-        "familiarity": calibration.familiarity(calibrated, said.similarity),
     }
-    return Scored(calibrated, calibration.similarity.standardised(said.similarity), scores)
+    return Scored(calibrated, calibration.familiarity(said.similarity), scores)
 
 
 def together(members: Sequence[Scored]) -> Said:
     """The ensemble, with equal weights."""
     return Said(
         np.mean([member.posteriors for member in members], axis=0),
-        np.mean([member.similarity for member in members], axis=0),
+        np.mean([member.familiarity for member in members], axis=0),
     )
 
 

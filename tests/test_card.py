@@ -18,7 +18,7 @@ from artistid.models.networks import MelCNNSettings
 
 MEL = MelSettings(n_mels=40)
 WIDTHS = MelCNNSettings(n_artists=2, n_mels=40, channels=(3, 5))
-CALIBRATION = Calibration(1.25, Spread(0.75, 0.125), Spread(0.5, 0.25), -1.5, 0.95)
+CALIBRATION = Calibration(1.25, Spread(0.75, 0.125), -1.5, 0.95)
 CARD = ModelCard("task2", ("abba", "周"), asdict(MEL), asdict(WIDTHS), 94, CALIBRATION)
 IN_JSON = json.loads(json.dumps(CARD.to_json()))
 PATH = Path("models/mine.safetensors")
@@ -67,8 +67,8 @@ def test_a_missing_field_is_named(field: str) -> None:
                 ("temperature", 0),
                 ("temperature", float("nan")),
                 ("temperature", float("inf")),
-                ("confidence", 1),
-                ("confidence", {"mean": 0.5}),
+                ("similarity", 1),
+                ("similarity", {"mean": 0.5}),
                 ("similarity", {"mean": 0.5, "sd": 0}),
                 ("similarity", {"mean": None, "sd": 1}),
                 ("unknown_below", None),

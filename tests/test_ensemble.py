@@ -268,9 +268,8 @@ def test_the_ensemble_says_the_mean_of_its_members(
 
     model = artistid.load_model(tasks / "model_ensemble.json")
     calibration, pairs = model.card.calibration, list(zip(said, chosen, strict=True))
-    posteriors = metrics.tempered(mean, calibration.temperature)
-    similarity = np.mean([file["test_similarity"][i] for file, i in pairs], axis=0)
-    familiarity = calibration.familiarity(posteriors, similarity)
+    of_members = np.mean([file["test_familiarity"][i] for file, i in pairs], axis=0)
+    familiarity = calibration.familiarity(of_members)
     for i, (name, expected) in enumerate(predicted.items()):
         prediction = model.predict(shared_course / f"artist20/test/{name}.mp3")
         assert prediction.familiarity == pytest.approx(familiarity[i], abs=0.05)
@@ -375,8 +374,7 @@ def test_excerpts_are_joined_with_those_at_the_same_time() -> None:
     expected = 0.25 * np.array(by_long) + 0.75 * np.array(by_short)
     np.testing.assert_allclose(prediction.excerpts[:, 0], expected, atol=1e-6)
     np.testing.assert_allclose(prediction.posterior[0], expected.mean(), atol=1e-6)
-    cosines = 0.25 * cosine(by_long) + 0.75 * cosine(by_short)
-    familiarity = (np.maximum(expected, 1 - expected) + cosines) / 2
+    familiarity = 0.25 * cosine(by_long) + 0.75 * cosine(by_short)
     np.testing.assert_allclose(prediction.excerpts_familiarity, familiarity, atol=1e-3)
     assert figures.timeline_png(prediction, "song").startswith(b"\x89PNG")
 

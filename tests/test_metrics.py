@@ -135,8 +135,7 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(rng: Generator, tr
 def test_all_but_a_twentieth_of_val_are_known(rng: Generator, n: int, n_below: int) -> None:
     posteriors, similarity = rng.dirichlet(np.ones(5), n), rng.normal(0.8, 0.1, n)
     found = calibrate(posteriors, similarity, rng.integers(0, 5, n))
-    calibrated = tempered(posteriors, found.temperature)
-    scores = found.familiarity(calibrated, similarity)
+    scores = found.familiarity(similarity)
     assert int((scores < found.unknown_below).sum()) == n_below
     assert found.known_share == pytest.approx(1 - n_below / n)
     assert found.known_share >= 0.95
@@ -145,15 +144,11 @@ def test_all_but_a_twentieth_of_val_are_known(rng: Generator, n: int, n_below: i
     assert calibrate(without, np.append(similarity, 0), labels).known_share == found.known_share
 
 
-def test_familiarity_is_the_mean_of_confidence_and_similarity_standardised(rng: Generator) -> None:
+def test_familiarity_is_standardised_on_val(rng: Generator) -> None:
     posteriors, similarity = rng.dirichlet(np.ones(5), 50), rng.normal(0.8, 0.1, 50)
-    labels = posteriors.argmax(axis=1)
-    labels[:10] = 0
+    labels = rng.integers(0, 5, 50)
     found = calibrate(posteriors, similarity, labels)
-    confidence = tempered(posteriors, found.temperature).max(axis=1)
-    expected = (zscore(confidence) + zscore(similarity)) / 2
-    familiarity = found.familiarity(tempered(posteriors, found.temperature), similarity)
-    assert_allclose(familiarity, expected)
+    assert_allclose(found.familiarity(similarity), zscore(similarity))
     alike = calibrate(posteriors, np.full(50, 0.8), labels)
     assert alike.similarity == Spread(pytest.approx(0.8), MIN_SD)
 

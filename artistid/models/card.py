@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,10 @@ def _calibration(values: Mapping[str, Any]) -> Calibration:
     """Of a card. Raises ValueError unless it is whole."""
     own = values["calibration"]
     try:
-        spreads = {name: Spread(**own[name]) for name in ("confidence", "similarity")}
-        found = Calibration(**{**own, **spreads})
-        numbers = [number for spread in spreads.values() for number in astuple(spread)]
-        numbers += [found.temperature, found.unknown_below, found.known_share]
+        found = Calibration(**{**own, "similarity": Spread(**own["similarity"])})
+        positive = (found.temperature, found.similarity.sd)
+        numbers = [*positive, found.similarity.mean, found.unknown_below, found.known_share]
         are_numbers = {type(number) for number in numbers} <= {int, float}
-        positive = (found.temperature, found.confidence.sd, found.similarity.sd)
         if not are_numbers or not np.isfinite(numbers).all() or min(positive) <= 0:
             raise ValueError("not a number, infinite, or not positive")
     except (KeyError, TypeError, ValueError) as error:

@@ -24,7 +24,7 @@ class SavedModel:
     digest: str  # of the file
     # of SCORED
     posteriors: Mapping[Split, Posteriors]  # (songs, artists), calibrated
-    similarity: Mapping[Split, NDArray[np.float64]]  # (songs,), with known songs, standardised
+    familiarity: Mapping[Split, NDArray[np.float64]]  # (songs,)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def to_npz(run: RunPosteriors, folder: Path) -> bytes:
     """`run` as a file in `folder`: arrays that NumPy reads as they are, the rest as JSON.
 
     artists; models; and of each split, for example val: val, (models, songs, artists),
-    val_similarity, (models, songs), val_ids, val_artists ("" where unknown) and val_files."""
+    val_familiarity, (models, songs), val_ids, val_artists ("" where unknown) and val_files."""
     about = {
         "task": run.task,
         "corpus": run.corpus,
@@ -76,7 +76,9 @@ def to_npz(run: RunPosteriors, folder: Path) -> bytes:
         tracks = run.tracks[split]
         files = [Path(os.path.relpath(track.path, folder)).as_posix() for track in tracks]
         arrays[split] = np.stack([model.posteriors[split] for model in run.models])
-        arrays[f"{split}_similarity"] = np.stack([model.similarity[split] for model in run.models])
+        arrays[f"{split}_familiarity"] = np.stack(
+            [model.familiarity[split] for model in run.models]
+        )
         arrays[f"{split}_ids"] = np.array([track.id for track in tracks], dtype=np.str_)
         arrays[f"{split}_artists"] = np.array([t.artist or "" for t in tracks], dtype=np.str_)
         arrays[f"{split}_files"] = np.array(files, dtype=np.str_)
@@ -103,7 +105,7 @@ def read_posteriors(path: Path) -> RunPosteriors:
                 name,
                 **own,
                 posteriors={split: arrays[split][i] for split in SCORED},
-                similarity={split: arrays[f"{split}_similarity"][i] for split in SCORED},
+                familiarity={split: arrays[f"{split}_familiarity"][i] for split in SCORED},
             )
             for i, (name, own) in enumerate(
                 zip(arrays["models"].tolist(), about.pop("models"), strict=True)

@@ -28,8 +28,8 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class SongPrediction:
-    """Of one song and of its excerpts: calibrated posteriors, and how much they are like the songs
-    of the artists, in standard deviations from the mean of val (metrics.Calibration)."""
+    """Of one song and of its excerpts: calibrated posteriors, and how familiar they are, in
+    standard deviations from the mean of val (metrics.Calibration)."""
 
     artists: tuple[str, ...]
     posterior: NDArray[np.float64]  # (artists,), of the whole song
