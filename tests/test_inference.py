@@ -167,6 +167,29 @@ def test_an_excerpt_of_a_known_song_is_like_it(
     assert (KnownSongs.of(outputs.vectors[:1]).vectors @ vectors.T).max() > 0.99
 
 
+def test_mix_and_vocals_are_averaged_where_both_are_heard(rng: np.random.Generator) -> None:
+    mix, vocals = (
+        inference.SongOutputs(
+            rng.dirichlet(np.ones(3), 1 + len(starts)),
+            rng.normal(size=(1 + len(starts), 5)),
+            n_rows,
+            np.array(starts),
+            np.array(starts) + 3,
+        )
+        for starts, n_rows in (([0.0, 3.0, 6.0, 9.0], 5), ([3.02, 9.01], 3))  # silent elsewhere
+    )
+    both = inference._mean([mix, vocals])
+    assert both.starts_s.tolist() == [0, 3, 6, 9]
+    for found, of_mix, of_vocals in (
+        (both.posteriors, mix.posteriors, vocals.posteriors),
+        (both.vectors, mix.vectors, vocals.vectors),
+    ):
+        np.testing.assert_allclose(found[0], (5 * of_mix[0] + 3 * of_vocals[0]) / 8)
+        np.testing.assert_allclose(found[[2, 4]], (of_mix[[2, 4]] + of_vocals[1:]) / 2)
+        np.testing.assert_array_equal(found[[1, 3]], of_mix[[1, 3]])
+    assert both.n_rows == 8
+
+
 def test_excerpts_cover_the_song_in_order(
     finished: Finish, task: str, rng: np.random.Generator
 ) -> None:
