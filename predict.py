@@ -1,7 +1,7 @@
 """Which artist is it? Songs of your own, by a model that one of the tasks has trained.
 
 Prints a line for each song: the three most probable artists, with their probabilities. "unknown?"
-marks a song that is less like any of them than 95% of the songs that the model was validated on.
+marks a song that is less like the songs the model was trained on than 95% of the songs of val are.
 """
 
 import sys
