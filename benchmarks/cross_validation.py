@@ -254,8 +254,8 @@ def measure(settings: Settings) -> Measured:
     return Measured(
         "Cross-validation",
         f"python3 -m benchmarks.cross_validation --data {settings.data} "
-        f"--models {' '.join(settings.models)} --folds {settings.folds} --repeats {settings.repeats} "
-        f"--folds-of {' '.join(settings.folds_of)}{of_mlp}",
+        f"--models {' '.join(settings.models)} --folds {settings.folds} "
+        f"--repeats {settings.repeats} --folds-of {' '.join(settings.folds_of)}{of_mlp}",
         f"{len(tracks)} songs of train and val in {settings.folds} folds, drawn {settings.repeats} "
         "times: mean (minimum to maximum). Seconds include the features, once.",
         rows,
