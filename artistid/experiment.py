@@ -63,12 +63,13 @@ class Fitted(Protocol):
     def details(self) -> Mapping[str, Any]:
         """For the metrics."""
 
+    @property
+    def known(self) -> KnownSongs:
+        """The songs that it was trained on."""
+
     def answers(self, tracks: Sequence[Track]) -> Answers: ...
 
-    def known_songs(self, tracks: Sequence[Track]) -> KnownSongs:
-        """Of the tracks that it was trained on."""
-
-    def save(self, path: Path, card: ModelCard, known: KnownSongs) -> set[Path]:
+    def save(self, path: Path, card: ModelCard) -> set[Path]:
         """Write it to `path`, with the suffixes of its kind; returns the files."""
 
 
@@ -247,22 +248,21 @@ def extracted(run: Run, recipe: Recipe) -> Extracted:
 
 
 class _Heard(NamedTuple):
-    """A model, the songs that it was trained on, and what it says of others."""
+    """A model, and what it says of songs."""
 
     model: Fitted
-    known: KnownSongs
     answers: Answers
 
     @property
     def similarity(self) -> NDArray[np.float64]:
-        return self.known.similarity(self.answers.vectors)
+        return self.model.known.similarity(self.answers.vectors)
 
 
 class _Answer(NamedTuple):
     """What a model says of val and test."""
 
     candidate: Candidate
-    final: _Heard  # is saved
+    final: Fitted  # is saved
     calibration: Calibration
     posteriors: Mapping[Split, Posteriors]  # calibrated
     familiarity: Mapping[Split, NDArray[np.float64]]
@@ -282,17 +282,12 @@ def train_and_report(
     train, val, test = (data.corpus.split(split) for split in SPLITS)
     models = list(learner.fit(train, val))
     number = learner.choose(models)
-    validated = [_Heard(model, model.known_songs(train), model.answers(val)) for model in models]
+    validated = [_Heard(model, model.answers(val)) for model in models]
     if refit:
         names = ", ".join(model.name for model in models)
         log.info("training %s again, on train and val, to predict test and to be saved", names)
-        known = train + val
-        final = [
-            _Heard(model, model.known_songs(known), model.answers(test))
-            for model in learner.refit(models, known)
-        ]
-    else:
-        final = [one._replace(answers=one.model.answers(test)) for one in validated]
+        models = list(learner.refit(models, train + val))
+    final = [_Heard(model, model.answers(test)) for model in models]
     if not IS_MAIN_PROCESS:
         return
     run.clock.lap("training")
@@ -343,7 +338,7 @@ def _evaluated(data: Extracted, validated: _Heard, final: _Heard) -> _Answer:
     model = validated.model
     return _Answer(
         Candidate(model.name, val, model.summary, model.details),
-        final,
+        final.model,
         calibration,
         {split: metrics.tempered(posteriors[split], temperature) for split in SCORED},
         {split: calibration.familiarity(similarity[split]) for split in SCORED},
@@ -359,8 +354,8 @@ def _saved(run: Run, data: Extracted, answers: Sequence[_Answer], chosen: int) -
     models, written = [], set()
     for i, answer in enumerate(answers):
         path = folder / f"model_{task}" if i == chosen else others / answer.candidate.name
-        model, known, _ = answer.final
-        files = model.save(path, model.card.calibrated(answer.calibration), known)
+        model = answer.final
+        files = model.save(path, model.card.calibrated(answer.calibration))
         file = next(file for file in files if file.suffix != ".json")
         place, digest = file.relative_to(folder).as_posix(), content_digest(file)
         models.append(SavedModel(model.name, place, digest, answer.posteriors, answer.familiarity))

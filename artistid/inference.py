@@ -48,7 +48,7 @@ Song = str | Path | tuple[Samples, int]  # a file, or mono samples and their rat
 
 
 @dataclass(frozen=True)
-class SongOutputs:
+class ExcerptOutputs:
     """What a model makes of a song, first, and of its excerpts."""
 
     posteriors: Floats  # (1 + excerpts, artists), not calibrated
@@ -61,7 +61,7 @@ class SongOutputs:
 class SongModel(Protocol):
     """What differs between kinds of models."""
 
-    def outputs(self, audio: Audio) -> SongOutputs:
+    def outputs(self, audio: Audio) -> ExcerptOutputs:
         """Of mono audio at any rate. Raises AudioError if it is too short."""
 
 
@@ -176,21 +176,23 @@ class Predictor:
         )
 
 
-def _mean(sources: Sequence[SongOutputs]) -> SongOutputs:
+def _mean(sources: Sequence[ExcerptOutputs]) -> ExcerptOutputs:
     """Over sources of one song, as in training. An excerpt that only the first one has, since the
     vocals are silent there, stays as it is."""
     first, *others = sources
-    means = first.posteriors.copy(), first.vectors.copy()
-    for other in others:
+    if not others:
+        return first
+    rows = [np.hstack([source.posteriors, source.vectors]) for source in sources]
+    n_rows = [source.n_rows for source in sources]
+    mean = rows[0].copy()
+    mean[0] = np.average([own[0] for own in rows], axis=0, weights=n_rows)
+    for other, its_rows in zip(others, rows[1:], strict=True):
         _, own, its = np.intersect1d(
             first.starts_s.round(1), other.starts_s.round(1), return_indices=True
         )
-        for mean, rows in zip(means, (other.posteriors, other.vectors), strict=True):
-            mean[1 + own] = (mean[1 + own] + rows[1 + its]) / 2
-    n_rows = [source.n_rows for source in sources]
-    means[0][0] = np.average([one.posteriors[0] for one in sources], axis=0, weights=n_rows)
-    means[1][0] = np.average([one.vectors[0] for one in sources], axis=0, weights=n_rows)
-    return SongOutputs(*means, sum(n_rows), first.starts_s, first.ends_s)
+        mean[1 + own] = (rows[0][1 + own] + its_rows[1 + its]) / 2
+    posteriors, vectors = np.split(mean, [first.posteriors.shape[1]], axis=1)
+    return ExcerptOutputs(posteriors, vectors, sum(n_rows), first.starts_s, first.ends_s)
 
 
 def _together(members: Sequence[Answer], weights: Floats) -> Answer:
@@ -365,7 +367,7 @@ class StatisticsModel:
     classifier: classical.SongClassifier
     settings: features.FeatureSettings
 
-    def outputs(self, audio: Audio) -> SongOutputs:
+    def outputs(self, audio: Audio) -> ExcerptOutputs:
         rate = self.settings.sample_rate
         samples = one_channel.at_rate(audio, rate).samples
         found = features.song_features(samples, self.settings)
@@ -373,7 +375,7 @@ class StatisticsModel:
         starts_s, ends_s = found.spans.T * self.settings.hop / rate
         ends_s = np.minimum(ends_s, len(samples) / rate)
         posteriors, vectors = (np.vstack([own.mean(axis=0), own[:-1]]) for own in rows)
-        return SongOutputs(posteriors, vectors, len(rows[0]), starts_s, ends_s)
+        return ExcerptOutputs(posteriors, vectors, len(rows[0]), starts_s, ends_s)
 
 
 @dataclass(frozen=True)
@@ -405,14 +407,14 @@ class MelModel:
     classifier: CropClassifier
     settings: melspec.MelSettings
 
-    def outputs(self, audio: Audio) -> SongOutputs:
+    def outputs(self, audio: Audio) -> ExcerptOutputs:
         samples = one_channel.at_rate(audio, self.settings.sample_rate).samples
         log_mel = torch.from_numpy(melspec.song_log_mel(samples, self.settings))
         posteriors, vectors, first = self.classifier.outputs(log_mel)
         rate = self.settings.frames_per_second
         ends = np.minimum(first + self.classifier.crop_frames, len(log_mel))
         ends_s = np.minimum(ends / rate, audio.seconds)
-        return SongOutputs(posteriors, vectors, len(first), first / rate, ends_s)
+        return ExcerptOutputs(posteriors, vectors, len(first), first / rate, ends_s)
 
 
 @dataclass(frozen=True)
@@ -422,11 +424,11 @@ class EmbeddingModel:
     classifier: CropClassifier
     encoder: AnyEncoder
 
-    def outputs(self, audio: Audio) -> SongOutputs:
+    def outputs(self, audio: Audio) -> ExcerptOutputs:
         embeddings = torch.from_numpy(self.encoder.embeddings(audio))
         posteriors, vectors, first = self.classifier.outputs(embeddings)
         spans = _spans_s(first, self.classifier.crop_frames, len(embeddings), self.encoder, audio)
-        return SongOutputs(posteriors, vectors, len(first), *spans)
+        return ExcerptOutputs(posteriors, vectors, len(first), *spans)
 
 
 @dataclass(frozen=True)
@@ -437,13 +439,13 @@ class MeanEmbeddingModel:
     crop_frames: int
     encoder: AnyEncoder
 
-    def outputs(self, audio: Audio) -> SongOutputs:
+    def outputs(self, audio: Audio) -> ExcerptOutputs:
         embeddings = self.encoder.embeddings(audio)
         first = covering(np.array([len(embeddings)]), self.crop_frames).starts
         crops = [embeddings[start : start + self.crop_frames].mean(axis=0) for start in first]
         rows = self.classifier.outputs(np.stack([embeddings.mean(axis=0), *crops]))
         spans = _spans_s(first, self.crop_frames, len(embeddings), self.encoder, audio)
-        return SongOutputs(*rows, 1, *spans)
+        return ExcerptOutputs(*rows, 1, *spans)
 
 
 def _spans_s(

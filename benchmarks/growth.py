@@ -28,7 +28,7 @@ from artistid.models.card import ModelCard
 from artistid.models.classical import Family, SongClassifier, families
 from artistid.models.crops import open_songs, random_crops
 from artistid.models.devices import Devices
-from artistid.models.grid_search import Candidate, GridSearch, SearchSettings, Trial
+from artistid.models.grid_search import Candidate, GridSearch, SearchSettings, Trial, known_by
 from artistid.models.networks import MelCNN, MelCNNSettings
 from artistid.models.training import initialised, song_outputs
 from benchmarks import measured
@@ -71,8 +71,10 @@ def rows_to_train_on(tracks: list[Track], load: SongLoader) -> None:
 
 def lda_predictions(tracks: list[Track], load: SongLoader) -> None:
     search = _search(load)
-    lda = SongClassifier().fit(*search.training_songs(tracks[:100]))
-    Trial(search, Family("LDA", lda, []), Candidate({}, CVScores(0, 0)), lda).answers(tracks)
+    songs, labels = search.training_songs(tracks[:100])
+    lda = SongClassifier().fit(songs, labels)
+    family, point = Family("LDA", lda, []), Candidate({}, CVScores(0, 0))
+    Trial(search, family, point, lda, known_by(lda, songs)).answers(tracks)
 
 
 def _search(load: SongLoader) -> GridSearch:

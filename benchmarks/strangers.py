@@ -102,7 +102,7 @@ def said_by_statistics(draw: Draw, entries: Mapping[Track, Entries]) -> Said:
     trials = search.fit(draw.train, draw.known)
     best = trials[search.choose(trials)]
     runs, vectors = best.answers(draw.scored)
-    return Said(runs[0], best.known_songs(draw.train).similarity(vectors))
+    return Said(runs[0], best.known.similarity(vectors))
 
 
 def said_by_network(

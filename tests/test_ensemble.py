@@ -348,13 +348,13 @@ class Fixed:
     seconds: float
     posterior: tuple[float, ...]
 
-    def outputs(self, audio: Audio) -> inference.SongOutputs:
+    def outputs(self, audio: Audio) -> inference.ExcerptOutputs:
         starts_s = np.arange(0, audio.seconds, self.seconds)
         rows = np.tile(self.posterior, (len(starts_s), 1))
         rows[0] = rows[0][::-1]  # but of the first
         ends_s = np.minimum(starts_s + self.seconds, audio.seconds)
         rows = np.vstack([rows.mean(axis=0), rows])
-        return inference.SongOutputs(rows, rows, len(starts_s), starts_s, ends_s)
+        return inference.ExcerptOutputs(rows, rows, len(starts_s), starts_s, ends_s)
 
 
 def listening(model: Fixed, source: Source = "mix") -> inference.Listener:

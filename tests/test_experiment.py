@@ -267,11 +267,11 @@ class Model:
             row[(artist + (self.wrong_in in str(track.path))) % 4] = 0.7
         return Answers(rows[np.newaxis], rows)
 
-    def known_songs(self, tracks: Sequence[Track]) -> KnownSongs:
-        assert [track.id for track in tracks] == self.trained_on
-        return KnownSongs.of(self.answers(tracks).vectors)
+    @property
+    def known(self) -> KnownSongs:
+        return KnownSongs.of(np.eye(4))
 
-    def save(self, path: Path, card: ModelCard, _known: KnownSongs) -> set[Path]:
+    def save(self, path: Path, card: ModelCard) -> set[Path]:
         path.parent.mkdir(exist_ok=True, parents=True)
         values = {"on": self.trained_on, **card.to_json()}
         path.with_suffix(".model").write_text(json.dumps(values))

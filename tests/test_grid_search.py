@@ -37,6 +37,7 @@ from artistid.models.grid_search import (
     cross_validate,
     make_folds,
 )
+from artistid.models.known_songs import KnownSongs
 
 N_COLUMNS = 8
 HERE = Workers(jobs=1)
@@ -198,11 +199,13 @@ def test_the_best_point_of_each_family_is_trained_on_all_of_train(
     (posteriors,), vectors = refitted.answers(tracks)
     assert_allclose(posteriors, clone(alone).fit(X[1:], y[1:]).predict_proba(X))
     assert_allclose(best.answers(tracks).runs[0], alone.predict_proba(X))  # not changed by it
-    refitted.save(tmp_path / "model_task1", search.card, refitted.known_songs(tracks))
+    refitted.save(tmp_path / "model_task1", search.card)
     loaded, card, known = load_model(tmp_path / "model_task1.skops")
     assert card.artists == ("a", "b", "c")
     assert_allclose(loaded.predict_proba(X), posteriors)
     assert_allclose(known.similarity(vectors), known.similarity(loaded.outputs(X)[1]))
+    trained_on = KnownSongs.of(loaded.outputs(X[1:])[1])
+    np.testing.assert_array_equal(known.vectors, trained_on.vectors)
 
 
 def test_songs_are_predicted_in_batches(

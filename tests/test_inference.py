@@ -169,7 +169,7 @@ def test_an_excerpt_of_a_known_song_is_like_it(
 
 def test_mix_and_vocals_are_averaged_where_both_are_heard(rng: np.random.Generator) -> None:
     mix, vocals = (
-        inference.SongOutputs(
+        inference.ExcerptOutputs(
             rng.dirichlet(np.ones(3), 1 + len(starts)),
             rng.normal(size=(1 + len(starts), 5)),
             n_rows,

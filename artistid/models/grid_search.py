@@ -150,6 +150,11 @@ def _at(classifier: SongClassifier, parameters: Parameters) -> SongClassifier:
     return clone(classifier).set_params(**clone(dict(parameters), safe=False))
 
 
+def known_by(classifier: SongClassifier, songs: Songs) -> KnownSongs:
+    """The songs that it was trained on."""
+    return KnownSongs.of(classifier.outputs(songs)[1])
+
+
 # --- the learner -------------------------------------------------------------------------------
 
 
@@ -185,7 +190,7 @@ class GridSearch:
                 log.info("  %s: %.3f / %.3f  %s", family.name, *scores, words)
             best = max(candidates, key=lambda candidate: candidate.cv.merit)
             classifier = _at(family.classifier, best.parameters).fit(songs, labels)
-            trials.append(Trial(self, family, best, classifier))
+            trials.append(Trial(self, family, best, classifier, known_by(classifier, songs)))
         return trials
 
     def refit(self, trials: Sequence["Trial"], tracks: Sequence[Track]) -> list["Trial"]:
@@ -200,7 +205,7 @@ class GridSearch:
             common=(songs, labels),
         )
         return [
-            trial._replace(classifier=classifier)
+            trial._replace(classifier=classifier, known=known_by(classifier, songs))
             for trial, classifier in zip(trials, fitted, strict=True)
         ]
 
@@ -208,16 +213,13 @@ class GridSearch:
         """There is nothing to resume."""
 
     def training_songs(self, tracks: Sequence[Track]) -> tuple[Songs, Labels]:
-        """What to train on, and its labels."""
-        songs = self.sampled(tracks)
+        """Songs of about `max_excerpts` rows in all, and their labels: memory and time of the
+        training do not grow with the corpus."""
+        per_song = max(1, self.settings.max_excerpts // len(tracks))
+        songs = as_songs([self.load(track, per_song) for track in tracks])
         n_rows, n_columns = sum(len(song) for song in songs), songs[0].shape[1]
         log.info("training on %d songs, %d rows x %d columns", len(songs), n_rows, n_columns)
         return songs, metrics.labels_of([track.artist for track in tracks], self.card.artists)
-
-    def sampled(self, tracks: Sequence[Track]) -> Songs:
-        """About `max_excerpts` rows in all: memory and time do not grow with the corpus."""
-        per_song = max(1, self.settings.max_excerpts // len(tracks))
-        return as_songs([self.load(track, per_song) for track in tracks])
 
 
 class Trial(NamedTuple):
@@ -227,6 +229,7 @@ class Trial(NamedTuple):
     family: Family
     point: Candidate
     classifier: SongClassifier
+    known: KnownSongs
 
     @property
     def name(self) -> str:
@@ -264,11 +267,7 @@ class Trial(NamedTuple):
         posteriors, vectors = (np.vstack(own) for own in zip(*parts, strict=True))
         return Answers(posteriors[np.newaxis], vectors)
 
-    def known_songs(self, tracks: Sequence[Track]) -> KnownSongs:
-        """By the rows that it was trained on."""
-        return KnownSongs.of(self.classifier.outputs(self.search.sampled(tracks))[1])
-
-    def save(self, path: Path, card: ModelCard, known: KnownSongs) -> set[Path]:
+    def save(self, path: Path, card: ModelCard) -> set[Path]:
         file = path.with_suffix(".skops")
-        save_model(file, self.classifier, card, known)
+        save_model(file, self.classifier, card, self.known)
         return {file}

@@ -131,7 +131,8 @@ class NetworkLearner:
                 Trainer(self.method, known, self.crop_frames, settings, seed, self.devices)
             )
             trainers[-1].fit(unknown, checkpoint, resume=settings.resume and exists)
-        return TrainedNetworks(self, trainers)
+        vectors = [trainer.outputs(known.songs).vectors for trainer in trainers]
+        return TrainedNetworks(self, trainers, KnownSongs.of(np.hstack(vectors)))
 
     def _remove_checkpoints(self, but: Path | None = None) -> None:
         for path in self.folder.glob(f"model_{self.task}_resume*.pt"):
@@ -157,6 +158,7 @@ class TrainedNetworks:
 
     learner: NetworkLearner
     trainers: Sequence[Trainer]
+    known: KnownSongs
     cv: CVScores | None = None  # where it was cross-validated
 
     @property
@@ -190,10 +192,7 @@ class TrainedNetworks:
         runs = np.stack([own.posteriors for own in outputs])
         return Answers(runs, np.hstack([own.vectors for own in outputs]))
 
-    def known_songs(self, tracks: Sequence[Track]) -> KnownSongs:
-        return KnownSongs.of(self.answers(tracks).vectors)
-
-    def save(self, path: Path, card: ModelCard, known: KnownSongs) -> set[Path]:
+    def save(self, path: Path, card: ModelCard) -> set[Path]:
         network = joined([trainer.network for trainer in self.trainers])
         weights = path.with_suffix(".safetensors")
-        return {weights, save_network(weights, network, card, known)}
+        return {weights, save_network(weights, network, card, self.known)}
