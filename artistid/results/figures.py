@@ -120,7 +120,7 @@ def _draw_curves(curves: Curves, kept: int, title: str, further: Sequence[Curves
     loss.set_ylabel("loss")
     loss.set_xlabel("epoch")
     loss.xaxis.get_major_locator().set_params(integer=True)
-    loss.legend(loc="upper right")
+    loss.legend(loc="lower left")
     figure.tight_layout()
     return figure
 
