@@ -438,6 +438,8 @@ def run_process(rank: int, port: int, folder: Path) -> None:
         assert compute.from_main(f"from {rank}") == "from 0"
         assert compute.gather([rank]) == [0, 1]
         torch.save(steps(compute), folder / f"{rank}.pt")
+    names = [thread.read_text() for thread in Path("/proc/self/task").glob("*/comm")]
+    assert not [name for name in names if "gloo" in name]  # one that lives on aborts at exit
 
 
 @pytest.mark.slow

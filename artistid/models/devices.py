@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
+import torch.distributed.nn  # before there is a process group, which it would keep alive
 from accelerate import PartialState
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import nn
