@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: .venv/run
 	$(BIN)/python task1.py --data hw1/demo
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task1.json
-	$(BIN)/python task2.py --data hw1/demo --crop-seconds 3 --epochs 15
+	$(BIN)/python task2.py --data hw1/demo --crop-seconds 3 --epochs 12
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2.json
 	$(BIN)/python task2_baseline.py --data hw1/demo
 	$(BIN)/python hw1/count_score.py hw1/demo/test_ans.json result/demo/pred_task2_baseline.json

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from artistid import cli
 from artistid.dataset.demo import is_demo_corpus, make_demo_corpus
 from artistid.foundation import progress
+from artistid.results import figures
 
 PROJECT = Path(__file__).resolve().parent.parent
 GAMEMUSIC_PLACES = (PROJECT.parent / "shared" / "gamemusic", PROJECT / "gamemusic")
@@ -215,7 +216,14 @@ def command(task: str, data: Path, folder: Path, *options: object) -> list[str]:
 
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
+PNG_END = b"IEND\xaeB`\x82"
 Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw none: most of the time of a run on the tiny course."""
+    monkeypatch.setattr(figures, "_png", lambda *_: PNG_END)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
-from conftest import MODELS, PROJECT, TASKS, Call, Finish, read
+from conftest import MODELS, PNG_END, PROJECT, TASKS, Call, Finish, read
 from safetensors import safe_open
 
 import task1
@@ -29,10 +29,8 @@ from artistid.dataset.read import read_corpus
 from artistid.foundation.files import TEMPORARY
 from artistid.foundation.parallel import Workers
 from artistid.models.classical import TRUSTED_TYPES
-from artistid.results import figures
 
 SCRIPTS = {"task1": task1, "task2": task2, "task2_baseline": task2_baseline}
-PNG_END = b"IEND\xaeB`\x82"
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # each of two at once
 
 
@@ -109,6 +107,7 @@ def test_killed_while_extracting_the_next_run_ends_the_work(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("task", "n_renames", "options"),
     [
@@ -130,7 +129,6 @@ def test_killed_before_any_rename_the_next_run_ends_as_usual(
     families, heads = task1.families, task2_baseline.embedding_families
     monkeypatch.setattr(task1, "families", lambda *sizes: families(*sizes)[::3])  # two
     monkeypatch.setattr(task2_baseline, "embedding_families", lambda *sizes: heads(*sizes)[:1])
-    monkeypatch.setattr(figures, "_png", lambda *_: PNG_END)
     metrics, predictions = f"metrics_{task}.json", f"pred_{task}.json"
     exact = [predictions, MODELS[task]]
     if task == "task1":
@@ -182,29 +180,34 @@ def has_entries(folder: Path) -> bool:
     return len(list((folder / "cache").rglob("*.safetensors"))) >= 10
 
 
-def has_results(folder: Path) -> bool:
-    """A checkpoint of a training, or the model of task 1."""
-    return any(folder.glob("out/model_*"))
+def has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("out/model_*_resume.pt"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["task1", "task2"])
-def test_killed_while_extracting_and_while_training_the_next_run_ends_as_usual(
-    finished: Finish, shared_course: Path, tmp_path: Path, task: str
+@pytest.mark.parametrize(
+    ("task", "reached", "resume"),
+    [("task1", has_entries, []), ("task2", has_checkpoint, ["--resume"])],
+)
+def test_killed_while_extracting_or_training_the_next_run_ends_as_usual(
+    finished: Finish,
+    shared_course: Path,
+    tmp_path: Path,
+    task: str,
+    reached: Callable[[Path], bool],
+    resume: list[str],
 ) -> None:
     folder = tmp_path / task
     out = folder / "out"
     run = command(task, shared_course, folder / "cache", out, "--quiet")
-    for reached in (has_entries, has_results):
-        process = subprocess.Popen(run, start_new_session=True)
-        while not reached(folder):
-            assert process.poll() is None
-            time.sleep(0.001)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        require_whole_files(folder)
-        assert not (out / f"metrics_{task}.json").exists()
-    resume = [] if task == "task1" else ["--resume"]
+    process = subprocess.Popen(run, start_new_session=True)
+    while not reached(folder):
+        assert process.poll() is None
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    require_whole_files(folder)
+    assert not (out / f"metrics_{task}.json").exists()
     subprocess.run([*run, *resume], check=True)
     require_whole_files(folder)
     whole = finished(task).folder

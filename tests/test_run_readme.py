@@ -52,7 +52,7 @@ def test_no_exception_is_out_of_date(start: str) -> None:
     ("command", "as_run"),
     [
         ("python3 task1.py --data X", "python3 task1.py --data X --folds 2 --repeats 1"),
-        ("torchrun --nproc_per_node=2 task2.py", "torchrun --nproc_per_node=2 task2.py --epochs 2"),
+        ("torchrun --nproc_per_node=2 task2.py", "torchrun --nproc_per_node=2 task2.py --epochs 1"),
         ("python3 score.py pred_task1.json", "python3 score.py pred_task1.json"),
     ],
 )
@@ -75,8 +75,8 @@ def test_only_what_follows_the_full_run_is_shortened(
     run_readme.main()
     printed = capfd.readouterr().out
     assert "\ntask2.py\n" in printed
-    assert "\ntask2.py again --epochs 2\n" in printed
-    assert "$ echo task2.py again --epochs 2   (shortened: " in printed
+    assert "\ntask2.py again --epochs 1\n" in printed
+    assert "$ echo task2.py again --epochs 1   (shortened: " in printed
 
 
 def test_it_needs_a_fresh_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from artistid import cli
 from artistid.models.classical import load_model
 from hw1 import count_score
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 FAMILIES = ("KNN", "RandomForest", "SVM", "LDA", "LogisticRegression")
 FIGURES = [f"{name}_confusion_matrix.png" for name in FAMILIES]
 RESULTS = [

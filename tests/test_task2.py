@@ -28,6 +28,7 @@ from artistid.models.networks import MelCNN, MelCNNSettings
 from artistid.models.training import Method
 from hw1 import count_score
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 RESULTS = [
     "accuracy_curve.png",
     "confusion_matrix_task2.png",

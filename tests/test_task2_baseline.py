@@ -19,6 +19,7 @@ from artistid.encoders import musicnn
 from hw1 import count_score
 from musicfm import hub
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 RESULTS = [
     "accuracy_curve_baseline.png",
     "confusion_matrix_task2_baseline.png",
@@ -81,17 +82,12 @@ def losses(metrics: Any) -> list[float]:
     return list(metrics["curves"]["loss"])
 
 
-def test_encoder_seed_and_length_of_crops_have_their_effect(
-    outcome: Outcome, tmp_path: Path
-) -> None:
+def test_encoder_seed_and_mixup_have_their_effect(outcome: Outcome) -> None:
     basis, screen = outcome("--encoder", "musicnn")
     assert "2 epochs of 16 crops" in screen
     assert basis["encoder"]["name"] == "musicnn"
-    assert losses(outcome("--encoder", "musicnn")[0]) == losses(basis)
     for other in (("--seed", 1), ("--mixup", 0)):
         assert losses(outcome("--encoder", "musicnn", *other)[0]) != losses(basis)
-    outcome("--encoder", "musicnn", "--crop-seconds", 1)
-    assert read(tmp_path / "out/model_task2_baseline.json")["crop_frames"] == 1
 
 
 def test_weights_and_layer_of_musicfm_have_their_effect(

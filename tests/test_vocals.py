@@ -25,6 +25,7 @@ from artistid.vocals.stems import find_stems
 from artistid.vocals.voice import Stems
 from benchmarks import sources
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 SCRIPTS = {"task1": task1, "task2": task2, "task2_baseline": task2_baseline}
 
 

@@ -25,8 +25,8 @@ ACTIVATE = ". .venv/bin/activate"
 FULL_RUN = "make demo"  # every task at its default settings; after it, SHORTER ones are enough
 SHORTER = {
     "task1.py": "--folds 2 --repeats 1",
-    "task2.py": "--epochs 2",
-    "task2_baseline.py": "--epochs 2",
+    "task2.py": "--epochs 1",
+    "task2_baseline.py": "--epochs 1",
 }
 IN_BACKGROUND = {  # commands that keep running, by their beginning, and the port they listen on
     "python3 -m dask scheduler": 8786,
