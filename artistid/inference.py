@@ -24,7 +24,7 @@ from artistid.models.card import ModelCard, parse_card, restored, restored_membe
 from artistid.models.checkpoint import load_network
 from artistid.models.crops import ResidentSongs, covering
 from artistid.models.devices import DeviceName, Devices
-from artistid.models.known_songs import KnownSongs
+from artistid.models.known_songs import KnownSong, KnownSongs, similarity_of
 from artistid.models.networks import (
     ArtistNetwork,
     EmbeddingMLP,
@@ -71,6 +71,7 @@ class Answer:
 
     posteriors: Floats  # (1 + excerpts, artists), calibrated
     familiarity: Floats  # (1 + excerpts,), as metrics.Calibration defines it
+    likeness: Floats  # (known songs,), the same of the song with each that the model knows
     starts_s: Floats  # (excerpts,), seconds
     ends_s: Floats  # (excerpts,), seconds
 
@@ -107,8 +108,18 @@ class Listener:
         made = _mean([self.model.outputs(audio) for audio in song.of(self.source)])
         calibration = self.card.calibration
         posteriors = tempered(made.posteriors, calibration.temperature)
-        familiarity = calibration.familiarity(self.known.similarity(made.vectors))
-        return Answer(posteriors, familiarity, made.starts_s, made.ends_s)
+        cosines = self.known.cosines(made.vectors)
+        return Answer(
+            posteriors,
+            calibration.familiarity(similarity_of(cosines)),
+            calibration.familiarity(cosines[0]),
+            made.starts_s,
+            made.ends_s,
+        )
+
+    @property
+    def songs(self) -> Sequence[KnownSong]:
+        return self.known.songs
 
 
 @dataclass(frozen=True)
@@ -124,13 +135,26 @@ class Ensemble:
         sources = {member.source for member in self.members}
         return sources.pop() if len(sources) == 1 else "both"
 
+    @cached_property
+    def songs(self) -> Sequence[KnownSong]:
+        """That all members know, in the order of the first."""
+        first, *others = (member.known.songs for member in self.members)
+        shared = set(first).intersection(*others)
+        return [song for song in first if song in shared]
+
     def answer(self, song: Hearing) -> Answer:
-        joint = _together([member.answer(song) for member in self.members], self.weights)
+        answers = [member.answer(song) for member in self.members]
+        for i, member in enumerate(self.members):
+            place = {known: row for row, known in enumerate(member.known.songs)}
+            rows = [place[known] for known in self.songs]
+            answers[i] = replace(answers[i], likeness=answers[i].likeness[rows])
+        joint = _together(answers, self.weights)
         calibration = self.card.calibration
         return replace(
             joint,
             posteriors=tempered(joint.posteriors, calibration.temperature),
             familiarity=calibration.familiarity(joint.familiarity),
+            likeness=calibration.familiarity(joint.likeness),
         )
 
 
@@ -172,6 +196,8 @@ class Predictor:
             shown.samples,
             shown.sample_rate,
             self.card.calibration.unknown_below,
+            self.listener.songs,
+            answer.likeness,
             hearing.mix.note,
         )
 
@@ -200,13 +226,16 @@ def _together(members: Sequence[Answer], weights: Floats) -> Answer:
     other models whose middles are nearest."""
     finest = max(members, key=lambda member: len(member.starts_s))
     middles = (finest.starts_s + finest.ends_s) / 2
-    posteriors, familiarity = np.zeros_like(finest.posteriors), np.zeros_like(finest.familiarity)
+    posteriors, familiarity, likeness = (
+        np.zeros_like(own) for own in (finest.posteriors, finest.familiarity, finest.likeness)
+    )
     for member, weight in zip(members, weights, strict=True):
         away = np.abs(middles[:, np.newaxis] - (member.starts_s + member.ends_s) / 2)
         rows = np.append(0, 1 + away.argmin(axis=1))
         posteriors += weight * member.posteriors[rows]
         familiarity += weight * member.familiarity[rows]
-    return replace(finest, posteriors=posteriors, familiarity=familiarity)
+        likeness += weight * member.likeness
+    return replace(finest, posteriors=posteriors, familiarity=familiarity, likeness=likeness)
 
 
 def load_model(

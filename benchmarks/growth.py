@@ -71,10 +71,11 @@ def rows_to_train_on(tracks: list[Track], load: SongLoader) -> None:
 
 def lda_predictions(tracks: list[Track], load: SongLoader) -> None:
     search = _search(load)
-    songs, labels = search.training_songs(tracks[:100])
+    trained_on = tracks[:100]
+    songs, labels = search.training_songs(trained_on)
     lda = SongClassifier().fit(songs, labels)
     family, point = Family("LDA", lda, []), Candidate({}, CVScores(0, 0))
-    Trial(search, family, point, lda, known_by(lda, songs)).answers(tracks)
+    Trial(search, family, point, lda, known_by(lda, songs, trained_on)).answers(tracks)
 
 
 def _search(load: SongLoader) -> GridSearch:

@@ -119,7 +119,7 @@ def said_by_network(
     trainer = Trainer(method, train, crop_frames, training, 0, devices)
     for epoch in range(trainer.epochs):
         trainer.train_epoch(epoch)
-    known = KnownSongs.of(trainer.outputs(train.songs).vectors)
+    known = KnownSongs.of(trainer.outputs(train.songs).vectors, draw.train)
     posteriors, vectors = trainer.outputs(songs(draw.scored))
     return Said(posteriors, known.similarity(vectors))
 

@@ -13,7 +13,7 @@ from artistid.foundation.errors import UserError
 from artistid.metrics import Calibration, Spread
 from artistid.models.card import FORMAT, ModelCard, parse_card, read_card, restored
 from artistid.models.classical import SongClassifier, load_model, save_model
-from artistid.models.known_songs import KnownSongs
+from artistid.models.known_songs import KnownSong, KnownSongs
 from artistid.models.networks import MelCNNSettings
 
 MEL = MelSettings(n_mels=40)
@@ -107,6 +107,8 @@ def test_a_skops_file_with_a_bad_card_is_refused(tmp_path: Path) -> None:
         (replace(CARD, format=FORMAT + 1), "trained by another version"),
         (replace(CARD, artists=()), "damaged model card: artists"),
     ):
-        save_model(path, classifier, bad, KnownSongs.of(np.eye(2)))
+        save_model(
+            path, classifier, bad, KnownSongs(np.eye(1, dtype=np.float16), (KnownSong("1", "a"),))
+        )
         with pytest.raises(UserError, match=rf"model\.skops: {message}"):
             load_model(path)

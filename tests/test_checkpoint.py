@@ -22,10 +22,12 @@ from artistid.models.checkpoint import (
     load_network,
     save_network,
 )
-from artistid.models.known_songs import KnownSongs
+from artistid.models.known_songs import KnownSong, KnownSongs
 
 CARD = ModelCard("task2", ("abba", "周"), {"n_mels": 3}, {"hidden": 2}, 4, Calibration(1.25))
-KNOWN = KnownSongs.of([[3.0, 4.0], [0.0, 1.0]])
+KNOWN = KnownSongs(
+    np.array([[0.6, 0.8], [0, 1]], np.float16), (KnownSong("1", "周"), KnownSong("ü\udcff", "ü"))
+)
 EARLIER_FORMAT = Path(__file__).parent / "data/earlier_format.safetensors"
 
 # --- trained networks --------------------------------------------------------------------------
@@ -44,7 +46,8 @@ def test_a_network_comes_back_with_its_card(tmp_path: Path) -> None:
     save_network(tmp_path / "model.safetensors", network, CARD, KNOWN)
     weights, card, known = load_network(tmp_path / "model.safetensors")
     assert card == CARD
-    np.testing.assert_allclose(known.vectors, [[0.6, 0.8], [0, 1]], rtol=1e-3)
+    np.testing.assert_array_equal(known.vectors, KNOWN.vectors)
+    assert known.songs == KNOWN.songs
     assert weights.keys() == network.state_dict().keys()
     for name, tensor in network.state_dict().items():
         assert torch.equal(weights[name], tensor)

@@ -30,12 +30,14 @@ from artistid.models.classical import (
     load_model,
     save_model,
 )
-from artistid.models.known_songs import KnownSongs
+from artistid.models.known_songs import KnownSong, KnownSongs
 
 N_ARTISTS, N_COLUMNS = 4, 12
 FAMILIES = families(200, N_COLUMNS, seed=0)
 CARD = ModelCard("task1", tuple("abcd"), {"n_fft": 2048}, {}, 0, Calibration(temperature=1.5))
-KNOWN = KnownSongs.of([[3.0, 4.0], [0.0, 1.0]])
+KNOWN = KnownSongs(
+    np.array([[0.6, 0.8], [0, 1]], np.float16), (KnownSong("1", "周"), KnownSong("ü\udcff", "ü"))
+)
 EARLIER_FORMAT = Path(__file__).parent / "data/earlier_format.skops"
 
 LabelledSongs = tuple[Songs, np.ndarray]
@@ -132,6 +134,7 @@ def test_a_saved_model_predicts_the_same(
         loaded, card, known = load_model(tmp_path / "model.skops")
         assert card == CARD
         assert_array_equal(known.vectors, KNOWN.vectors)
+        assert known.songs == KNOWN.songs
         assert_array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
         assert_array_equal(loaded.predict(X), classifier.predict(X))
 

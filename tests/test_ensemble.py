@@ -23,7 +23,7 @@ from artistid.audio.decode import Audio
 from artistid.dataset.corpus import Split, Track
 from artistid.foundation.errors import UserError
 from artistid.models.card import ModelCard, ensemble_card
-from artistid.models.known_songs import KnownSongs
+from artistid.models.known_songs import KnownSong, KnownSongs
 from artistid.results import figures
 from artistid.results.posteriors import (
     RunPosteriors,
@@ -338,7 +338,7 @@ def test_killed_at_any_write_an_ensemble_is_whole(tasks: Path, call: Call) -> No
 # --- over the song, and over time --------------------------------------------------------------
 
 
-KNOWN = KnownSongs.of([[1.0, 0.0]])
+KNOWN = KnownSongs(np.array([[1, 0]], np.float16), (KnownSong("1", "abba"),))
 
 
 @dataclass(frozen=True)
@@ -357,9 +357,11 @@ class Fixed:
         return inference.ExcerptOutputs(rows, rows, len(starts_s), starts_s, ends_s)
 
 
-def listening(model: Fixed, source: Source = "mix") -> inference.Listener:
+def listening(
+    model: Fixed, source: Source = "mix", known: KnownSongs = KNOWN
+) -> inference.Listener:
     card = ModelCard("task1", ("abba", "blur"), {}, source=source)
-    return inference.Listener(card, model, KNOWN, source)
+    return inference.Listener(card, model, known, source)
 
 
 def test_excerpts_are_joined_with_those_at_the_same_time() -> None:
@@ -383,6 +385,32 @@ def cosine(first: Sequence[float]) -> NDArray[np.float64]:
     """Of (first, 1 - first) and (1, 0)."""
     rows = np.array(first)
     return rows / np.hypot(rows, 1 - rows)
+
+
+def test_the_nearest_songs_are_of_those_that_all_members_know() -> None:
+    one, other = (
+        KnownSongs(
+            np.array([posterior for *_, posterior in songs], np.float16),
+            tuple(KnownSong(name, artist) for name, artist, _ in songs),
+        )
+        for songs in (
+            [("1", "abba", (1, 0)), ("2", "abba", (0, 1)), ("3", "blur", (1, 0))],
+            [("4", "abba", (1, 0)), ("2", "abba", (1, 0)), ("1", "abba", (0.6, 0.8))],
+        )
+    )
+    said = Fixed(2.0, (1.0, 0.0))  # but of the first excerpt: (5/6, 1/6) of the song
+    card = ensemble_card(("abba", "blur"), [], metrics.Calibration())
+    for weights, order in (((0.9, 0.1), ["1", "2"]), ((0.1, 0.9), ["2", "1"])):
+        members = [listening(said, known=one), listening(said, known=other)]
+        model = inference.Ensemble(card, members, np.array(weights))
+        song = np.random.default_rng(0).normal(0, 0.1, 12 * 8_000).astype(np.float32)
+        prediction = inference.Predictor(model, Counted()).predict((song, 8_000))
+        assert prediction.nearest("abba") == order
+        assert prediction.nearest("abba", k=1) == order[:1]
+        assert prediction.nearest("blur") == []
+        heard = np.array([5, 1]) / np.hypot(5, 1)
+        first = weights[0] * heard[0] + weights[1] * heard @ (0.6, 0.8)
+        assert prediction.likeness[0] == pytest.approx(first, abs=1e-3)
 
 
 class Counted:

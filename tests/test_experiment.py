@@ -24,7 +24,7 @@ from artistid.experiment import Extracted, Run
 from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Workers
 from artistid.models.card import ModelCard
-from artistid.models.known_songs import Answers, KnownSongs
+from artistid.models.known_songs import Answers, KnownSong, KnownSongs
 from artistid.results.record import Task
 from artistid.vocals.heard import SourceSettings
 from hw1 import count_score
@@ -269,7 +269,7 @@ class Model:
 
     @property
     def known(self) -> KnownSongs:
-        return KnownSongs.of(np.eye(4))
+        return KnownSongs(np.eye(4, dtype=np.float16), (KnownSong("1", "artist"),) * 4)
 
     def save(self, path: Path, card: ModelCard) -> set[Path]:
         path.parent.mkdir(exist_ok=True, parents=True)

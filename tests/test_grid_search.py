@@ -204,8 +204,9 @@ def test_the_best_point_of_each_family_is_trained_on_all_of_train(
     assert card.artists == ("a", "b", "c")
     assert_allclose(loaded.predict_proba(X), posteriors)
     assert_allclose(known.similarity(vectors), known.similarity(loaded.outputs(X)[1]))
-    trained_on = KnownSongs.of(loaded.outputs(X[1:])[1])
+    trained_on = KnownSongs.of(loaded.outputs(X[1:])[1], tracks[1:])
     np.testing.assert_array_equal(known.vectors, trained_on.vectors)
+    assert known.songs == trained_on.songs
 
 
 def test_songs_are_predicted_in_batches(

@@ -90,8 +90,9 @@ def test_a_task_trains_refits_saves_and_tidies_up(
     assert expected.runs.shape == (1, 2, 2)
     assert not np.allclose(best.answers(test).runs, expected.runs)
     trained_on = learner.corpus.split("train") + learner.corpus.split("val")
-    expected = KnownSongs.of(final.answers(trained_on).vectors)
+    expected = KnownSongs.of(final.answers(trained_on).vectors, trained_on)
     np.testing.assert_array_equal(known.vectors, expected.vectors)
+    assert known.songs == expected.songs
 
 
 @pytest.mark.parametrize(

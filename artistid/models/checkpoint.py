@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from artistid.audio.cache import Entries, content_digest
@@ -25,7 +25,7 @@ from artistid.models.known_songs import KnownSongs
 
 Weights = dict[str, Tensor]
 
-KNOWN_SONGS = "known_songs"  # among the weights, (songs, dim)
+KNOWN_SONGS = "known_songs"  # among the weights, (songs, dim); their names in the file's metadata
 
 
 def save_network(path: Path, network: nn.Module, card: ModelCard, known: KnownSongs) -> Path:
@@ -35,7 +35,8 @@ def save_network(path: Path, network: nn.Module, card: ModelCard, known: KnownSo
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
     weights[KNOWN_SONGS] = torch.from_numpy(known.vectors)
     with replacing(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(weights))  # save_file locks others out
+        names = {KNOWN_SONGS: known.names}
+        temporary.write_bytes(safetensors.torch.save(weights, names))  # save_file locks others out
     card_file = path.with_suffix(".json")
     write_json(card_file, {**card.to_json(), "weights": content_digest(path)})
     return card_file
@@ -48,7 +49,9 @@ def load_network(path: Path) -> tuple[Weights, ModelCard, KnownSongs]:
     card_file = path.with_suffix(".json")
     try:
         values = json.loads(card_file.read_text(encoding="utf-8"))
-        weights = safetensors.torch.load_file(path)
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.metadata() or {}
         digest = content_digest(path)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path}: no such file; train a model first") from error
@@ -60,7 +63,7 @@ def load_network(path: Path) -> tuple[Weights, ModelCard, KnownSongs]:
     if expected != digest:
         raise UserError(f"{path}: {card_file.name} is from a different run; train it again")
     try:
-        known = KnownSongs(weights.pop(KNOWN_SONGS).numpy())
+        known = KnownSongs.restored(weights.pop(KNOWN_SONGS).numpy(), names[KNOWN_SONGS])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged: {first_line(error)}; train it again") from error
     return weights, card, known

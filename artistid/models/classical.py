@@ -211,6 +211,7 @@ def describe(parameters: Parameters) -> str:
 # in the .skops file, which is a zip archive
 CARD = "card.json"
 KNOWN_SONGS = "known_songs.npy"
+KNOWN_NAMES = "known_songs.json"
 # Besides the types that skops trusts by itself. Loading it runs no code, but scikit-learn follows a
 # tree's indices unchecked, so they are checked here.
 TRUSTED_TYPES = ["sklearn.tree._tree.Tree"]
@@ -226,6 +227,7 @@ def save_model(path: Path, classifier: SongClassifier, card: ModelCard, known: K
             archive.writestr(CARD, json.dumps(card.to_json(), ensure_ascii=True))
             with archive.open(KNOWN_SONGS, "w") as file:
                 np.save(file, known.vectors, allow_pickle=False)
+            archive.writestr(KNOWN_NAMES, known.names)
 
 
 def load_model(path: Path) -> tuple[SongClassifier, ModelCard, KnownSongs]:
@@ -243,7 +245,8 @@ def load_model(path: Path) -> tuple[SongClassifier, ModelCard, KnownSongs]:
                 )
             card = parse_card(archive.read(CARD).decode(), path)
             with archive.open(KNOWN_SONGS) as file:
-                known = KnownSongs(np.load(file, allow_pickle=False))
+                vectors = np.load(file, allow_pickle=False)
+            known = KnownSongs.restored(vectors, archive.read(KNOWN_NAMES).decode())
         pipeline = skops.io.load(path, trusted=TRUSTED_TYPES)
         _check_trees(pipeline)
         classifier = SongClassifier(pipeline)

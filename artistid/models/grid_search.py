@@ -150,9 +150,9 @@ def _at(classifier: SongClassifier, parameters: Parameters) -> SongClassifier:
     return clone(classifier).set_params(**clone(dict(parameters), safe=False))
 
 
-def known_by(classifier: SongClassifier, songs: Songs) -> KnownSongs:
-    """The songs that it was trained on."""
-    return KnownSongs.of(classifier.outputs(songs)[1])
+def known_by(classifier: SongClassifier, songs: Songs, tracks: Sequence[Track]) -> KnownSongs:
+    """The songs of the tracks, which it was trained on."""
+    return KnownSongs.of(classifier.outputs(songs)[1], tracks)
 
 
 # --- the learner -------------------------------------------------------------------------------
@@ -190,7 +190,8 @@ class GridSearch:
                 log.info("  %s: %.3f / %.3f  %s", family.name, *scores, words)
             best = max(candidates, key=lambda candidate: candidate.cv.merit)
             classifier = _at(family.classifier, best.parameters).fit(songs, labels)
-            trials.append(Trial(self, family, best, classifier, known_by(classifier, songs)))
+            known = known_by(classifier, songs, train)
+            trials.append(Trial(self, family, best, classifier, known))
         return trials
 
     def refit(self, trials: Sequence["Trial"], tracks: Sequence[Track]) -> list["Trial"]:
@@ -205,7 +206,7 @@ class GridSearch:
             common=(songs, labels),
         )
         return [
-            trial._replace(classifier=classifier, known=known_by(classifier, songs))
+            trial._replace(classifier=classifier, known=known_by(classifier, songs, tracks))
             for trial, classifier in zip(trials, fitted, strict=True)
         ]
 

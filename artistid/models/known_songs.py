@@ -6,12 +6,15 @@ their cosine. What a model has learnt of the songs it knows says more of a stran
 do, which name one of the artists in any case (Sun et al. 2022, arXiv 2204.06507).
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from artistid.dataset.corpus import Track
 from artistid.metrics import Runs
 
 N_NEAREST = 3  # songs that another one is compared with
@@ -27,24 +30,52 @@ class Answers(NamedTuple):
     vectors: Vectors  # (songs, dim)
 
 
+class KnownSong(NamedTuple):
+    id: str  # of its track
+    artist: str
+
+
 @dataclass(frozen=True)
 class KnownSongs:
     vectors: NDArray[np.float16]  # (songs, dim), of unit length
+    songs: tuple[KnownSong, ...]
 
     def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or not self.vectors.size or not np.isfinite(self.vectors).all():
+        is_whole = self.vectors.ndim == 2 and self.vectors.size and np.isfinite(self.vectors).all()
+        if not is_whole or len(self.songs) != len(self.vectors):
             raise ValueError("the known songs are damaged")
 
     @classmethod
-    def of(cls, vectors: ArrayLike) -> Self:
-        return cls(_unit(vectors).astype(np.float16))
+    def of(cls, vectors: ArrayLike, tracks: Sequence[Track]) -> Self:
+        songs = tuple(KnownSong(track.id, track.artist or "") for track in tracks)
+        return cls(_unit(vectors).astype(np.float16), songs)
+
+    @classmethod
+    def restored(cls, vectors: NDArray[Any], names: str) -> Self:
+        """From arrays and `names` on disk. Raises ValueError if they are damaged."""
+        songs = [KnownSong(*song) for song in json.loads(names)]
+        if not all(isinstance(value, str) for song in songs for value in song):
+            raise ValueError("the known songs have no names")
+        return cls(vectors, tuple(songs))
+
+    @property
+    def names(self) -> str:
+        """Of the songs and their artists, for `restored`."""
+        return json.dumps(self.songs)
+
+    def cosines(self, vectors: ArrayLike) -> NDArray[np.float64]:
+        """Of songs, (songs, dim), with each of the known ones: (songs, known songs)."""
+        return np.asarray(_unit(vectors) @ self.vectors.astype(np.float64).T)
 
     def similarity(self, vectors: ArrayLike) -> NDArray[np.float64]:
         """Of songs, (songs, dim), with the N_NEAREST known ones that are most like each: the mean
         cosine, (songs,)."""
-        cosines = _unit(vectors) @ self.vectors.astype(np.float64).T
-        nearest = np.sort(cosines, axis=1)[:, -N_NEAREST:]
-        return np.asarray(nearest.mean(axis=1))
+        return similarity_of(self.cosines(vectors))
+
+
+def similarity_of(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the largest N_NEAREST of each row."""
+    return np.asarray(np.sort(cosines, axis=1)[:, -N_NEAREST:].mean(axis=1))
 
 
 def log_odds(posteriors: NDArray[np.float64]) -> NDArray[np.float64]:

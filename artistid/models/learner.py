@@ -132,7 +132,7 @@ class NetworkLearner:
             )
             trainers[-1].fit(unknown, checkpoint, resume=settings.resume and exists)
         vectors = [trainer.outputs(known.songs).vectors for trainer in trainers]
-        return TrainedNetworks(self, trainers, KnownSongs.of(np.hstack(vectors)))
+        return TrainedNetworks(self, trainers, KnownSongs.of(np.hstack(vectors), train))
 
     def _remove_checkpoints(self, but: Path | None = None) -> None:
         for path in self.folder.glob(f"model_{self.task}_resume*.pt"):

@@ -41,6 +41,8 @@ class SongPrediction:
     samples: NDArray[np.float32]  # (samples,), what the model listened to
     sample_rate: int  # Hz
     unknown_below: float  # the familiarity that 95% of the songs of val reach
+    known_songs: Sequence[tuple[str, str]]  # that the model was trained on: id and artist
+    likeness: NDArray[np.float64]  # (known songs,), to each of them, as familiarity is
     note: str = ""  # what to know about the file
 
     @property
@@ -51,6 +53,11 @@ class SongPrediction:
     def top(self, k: int = N_NAMED) -> list[tuple[str, float]]:
         """The `k` most probable artists with their probabilities."""
         return metrics.top_artists(self.posterior, self.artists, k)
+
+    def nearest(self, artist: str, k: int = N_NAMED) -> list[str]:
+        """The training songs by `artist` that this one is most like, the first most of all."""
+        order = metrics.ranking(self.likeness)
+        return [song for song, by in (self.known_songs[i] for i in order) if by == artist][:k]
 
     @property
     def verdict(self) -> Verdict:
