@@ -189,6 +189,22 @@ def test_crashes_are_explained(cluster: Cluster, monkeypatch: pytest.MonkeyPatch
         ran(pid_and_square, cluster)
 
 
+class Late:
+    """A future that is done just after the wait for it is over."""
+
+    def result(self, timeout: float | None = None) -> int:
+        if timeout is not None:
+            raise TimeoutError
+        return 7
+
+    def done(self) -> bool:
+        return True
+
+
+def test_a_result_that_comes_as_the_wait_ends_is_taken() -> None:
+    assert clusters._result(Late(), None, "tcp://") == 7
+
+
 @pytest.mark.slow
 def test_a_worker_killed_in_the_middle_changes_no_features(
     cluster: Cluster, shared_course: Path, tmp_path: Path

@@ -62,8 +62,8 @@ def _result(future: Any, client: Any, address: str) -> Any:
         try:
             return future.result(timeout=SILENCE_S)
         except TimeoutError as error:
-            if future.done():  # the function itself raised it
-                raise
+            if future.done():  # just now; or the function itself raised it, and does so again
+                return future.result()
             if not client.nthreads():
                 raise UserError(f"--dask {address}: {GONE}") from error
 
