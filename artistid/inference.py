@@ -24,7 +24,7 @@ from artistid.models.card import ModelCard, parse_card, restored, restored_membe
 from artistid.models.checkpoint import load_network
 from artistid.models.crops import ResidentSongs, covering
 from artistid.models.devices import DeviceName, Devices
-from artistid.models.known_songs import KnownSong, KnownSongs, similarity_of
+from artistid.models.known_songs import KnownSongs, similarity_of
 from artistid.models.networks import (
     ArtistNetwork,
     EmbeddingMLP,
@@ -35,7 +35,7 @@ from artistid.models.networks import (
     n_joined,
 )
 from artistid.models.training import crop_outputs
-from artistid.results.predictions import SongPrediction
+from artistid.results.predictions import Likeness, SongPrediction
 from artistid.vocals import voice as voices
 from artistid.vocals.heard import Source
 from artistid.vocals.voice import Separated, Voice
@@ -71,7 +71,7 @@ class Answer:
 
     posteriors: Floats  # (1 + excerpts, artists), calibrated
     familiarity: Floats  # (1 + excerpts,), as metrics.Calibration defines it
-    likeness: Floats  # (known songs,), the same of the song with each that the model knows
+    likeness: Likeness
     starts_s: Floats  # (excerpts,), seconds
     ends_s: Floats  # (excerpts,), seconds
 
@@ -109,17 +109,10 @@ class Listener:
         calibration = self.card.calibration
         posteriors = tempered(made.posteriors, calibration.temperature)
         cosines = self.known.cosines(made.vectors)
-        return Answer(
-            posteriors,
-            calibration.familiarity(similarity_of(cosines)),
-            calibration.familiarity(cosines[0]),
-            made.starts_s,
-            made.ends_s,
-        )
-
-    @property
-    def songs(self) -> Sequence[KnownSong]:
-        return self.known.songs
+        familiarity = calibration.familiarity(similarity_of(cosines))
+        own = calibration.familiarity(cosines[0]).tolist()
+        likeness: Likeness = dict(zip(self.known.songs, own, strict=True))
+        return Answer(posteriors, familiarity, likeness, made.starts_s, made.ends_s)
 
 
 @dataclass(frozen=True)
@@ -135,26 +128,13 @@ class Ensemble:
         sources = {member.source for member in self.members}
         return sources.pop() if len(sources) == 1 else "both"
 
-    @cached_property
-    def songs(self) -> Sequence[KnownSong]:
-        """That all members know, in the order of the first."""
-        first, *others = (member.known.songs for member in self.members)
-        shared = set(first).intersection(*others)
-        return [song for song in first if song in shared]
-
     def answer(self, song: Hearing) -> Answer:
-        answers = [member.answer(song) for member in self.members]
-        for i, member in enumerate(self.members):
-            place = {known: row for row, known in enumerate(member.known.songs)}
-            rows = [place[known] for known in self.songs]
-            answers[i] = replace(answers[i], likeness=answers[i].likeness[rows])
-        joint = _together(answers, self.weights)
+        joint = _together([member.answer(song) for member in self.members], self.weights)
         calibration = self.card.calibration
         return replace(
             joint,
             posteriors=tempered(joint.posteriors, calibration.temperature),
             familiarity=calibration.familiarity(joint.familiarity),
-            likeness=calibration.familiarity(joint.likeness),
         )
 
 
@@ -196,45 +176,43 @@ class Predictor:
             shown.samples,
             shown.sample_rate,
             self.card.calibration.unknown_below,
-            self.listener.songs,
             answer.likeness,
             hearing.mix.note,
         )
 
 
 def _mean(sources: Sequence[ExcerptOutputs]) -> ExcerptOutputs:
-    """Over sources of one song, as in training. An excerpt that only the first one has, since the
-    vocals are silent there, stays as it is."""
-    first, *others = sources
-    if not others:
-        return first
-    rows = [np.hstack([source.posteriors, source.vectors]) for source in sources]
-    n_rows = [source.n_rows for source in sources]
-    mean = rows[0].copy()
-    mean[0] = np.average([own[0] for own in rows], axis=0, weights=n_rows)
-    for other, its_rows in zip(others, rows[1:], strict=True):
-        _, own, its = np.intersect1d(
-            first.starts_s.round(1), other.starts_s.round(1), return_indices=True
-        )
-        mean[1 + own] = (rows[0][1 + own] + its_rows[1 + its]) / 2
-    posteriors, vectors = np.split(mean, [first.posteriors.shape[1]], axis=1)
-    return ExcerptOutputs(posteriors, vectors, sum(n_rows), first.starts_s, first.ends_s)
+    """Over the sources of a song, one or two, as in training. An excerpt that only the mix has,
+    since the vocals are silent there, stays as it is."""
+    if len(sources) == 1:
+        return sources[0]
+    mix, vocals = sources
+    n_rows = [mix.n_rows, vocals.n_rows]
+    mean, other = (np.hstack([source.posteriors, source.vectors]) for source in sources)
+    mean[0] = np.average([mean[0], other[0]], axis=0, weights=n_rows)
+    starts_s = mix.starts_s.round(1), vocals.starts_s.round(1)
+    _, own, its = np.intersect1d(*starts_s, return_indices=True)
+    mean[1 + own] = (mean[1 + own] + other[1 + its]) / 2
+    posteriors, vectors = np.split(mean, [mix.posteriors.shape[1]], axis=1)
+    return ExcerptOutputs(posteriors, vectors, sum(n_rows), mix.starts_s, mix.ends_s)
 
 
 def _together(members: Sequence[Answer], weights: Floats) -> Answer:
     """Of several models: over the song, and over each of the shortest excerpts with those of the
-    other models whose middles are nearest."""
+    other models whose middles are nearest. The songs are those that all of them know."""
     finest = max(members, key=lambda member: len(member.starts_s))
     middles = (finest.starts_s + finest.ends_s) / 2
-    posteriors, familiarity, likeness = (
-        np.zeros_like(own) for own in (finest.posteriors, finest.familiarity, finest.likeness)
-    )
+    posteriors, familiarity = np.zeros_like(finest.posteriors), np.zeros_like(finest.familiarity)
     for member, weight in zip(members, weights, strict=True):
         away = np.abs(middles[:, np.newaxis] - (member.starts_s + member.ends_s) / 2)
         rows = np.append(0, 1 + away.argmin(axis=1))
         posteriors += weight * member.posteriors[rows]
         familiarity += weight * member.familiarity[rows]
-        likeness += weight * member.likeness
+    shared = set.intersection(*(set(member.likeness) for member in members))
+    likeness: Likeness = {
+        song: sum(w * member.likeness[song] for w, member in zip(weights, members, strict=True))
+        for song in shared
+    }
     return replace(finest, posteriors=posteriors, familiarity=familiarity, likeness=likeness)
 
 

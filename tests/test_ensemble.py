@@ -410,7 +410,7 @@ def test_the_nearest_songs_are_of_those_that_all_members_know() -> None:
         assert prediction.nearest("blur") == []
         heard = np.array([5, 1]) / np.hypot(5, 1)
         first = weights[0] * heard[0] + weights[1] * heard @ (0.6, 0.8)
-        assert prediction.likeness[0] == pytest.approx(first, abs=1e-3)
+        assert prediction.likeness["1", "abba"] == pytest.approx(first, abs=1e-3)
 
 
 class Counted:

@@ -114,8 +114,7 @@ def predicted(
         samples,
         8_000,
         unknown_below=0.0,
-        known_songs=(),
-        likeness=np.zeros(0),
+        likeness={},
     )
 
 

@@ -163,7 +163,7 @@ def test_nothing_is_as_near_to_a_training_song_as_itself(
         own = [t for t in tracks if t.artist == artist and t.split != "test"]
         for track in own:
             prediction = model.predict(track.path)
-            assert len(prediction.known_songs) == 24  # train and val
+            assert len(prediction.likeness) == 24  # train and val
             nearest = prediction.nearest(artist, k=9)
             assert sorted(nearest) == sorted(track.id for track in own)
             assert nearest[0] == track.id

@@ -15,6 +15,8 @@ from artistid.foundation.files import replacing, write_json
 
 N_NAMED = 3  # artists in a line or a file
 
+# how much a song is like each song of training, by that one's id and artist
+Likeness = Mapping[tuple[str, str], float]
 Ranked = Sequence[tuple[str, float]]  # artists with their probabilities, most probable first
 
 
@@ -41,8 +43,7 @@ class SongPrediction:
     samples: NDArray[np.float32]  # (samples,), what the model listened to
     sample_rate: int  # Hz
     unknown_below: float  # the familiarity that 95% of the songs of val reach
-    known_songs: Sequence[tuple[str, str]]  # that the model was trained on: id and artist
-    likeness: NDArray[np.float64]  # (known songs,), to each of them, as familiarity is
+    likeness: Likeness
     note: str = ""  # what to know about the file
 
     @property
@@ -56,8 +57,8 @@ class SongPrediction:
 
     def nearest(self, artist: str, k: int = N_NAMED) -> list[str]:
         """The training songs by `artist` that this one is most like, the first most of all."""
-        order = metrics.ranking(self.likeness)
-        return [song for song, by in (self.known_songs[i] for i in order) if by == artist][:k]
+        own = [song for song, by in self.likeness if by == artist]
+        return sorted(own, key=lambda song: (-self.likeness[song, artist], song))[:k]
 
     @property
     def verdict(self) -> Verdict:
