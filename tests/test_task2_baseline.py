@@ -86,6 +86,7 @@ def test_encoder_seed_and_mixup_have_their_effect(outcome: Outcome) -> None:
     basis, screen = outcome("--encoder", "musicnn")
     assert "2 epochs of 16 crops" in screen
     assert basis["encoder"]["name"] == "musicnn"
+    assert losses(outcome("--encoder", "musicnn")[0]) == losses(basis)
     for other in (("--seed", 1), ("--mixup", 0)):
         assert losses(outcome("--encoder", "musicnn", *other)[0]) != losses(basis)
 
