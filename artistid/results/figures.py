@@ -112,7 +112,7 @@ def _draw_curves(curves: Curves, kept: int, title: str, further: Sequence[Curves
         axes.grid(color="0.9", linewidth=0.5)
     accuracy.set_ylim(0, 1.03)
     accuracy.set_ylabel("accuracy on val")
-    accuracy.legend(loc="lower right")
+    accuracy.legend()
     scores = f"{curves['top1'][kept]:.3f} / {curves['top3'][kept]:.3f}"
     which = f"{title}, the first of {1 + len(further)} seeds:\n" if further else f"{title}: "
     accuracy.set_title(f"{which}val {scores}, epoch {kept + 1} kept")
@@ -120,7 +120,7 @@ def _draw_curves(curves: Curves, kept: int, title: str, further: Sequence[Curves
     loss.set_ylabel("loss")
     loss.set_xlabel("epoch")
     loss.xaxis.get_major_locator().set_params(integer=True)
-    loss.legend(loc="lower left")
+    loss.legend()
     figure.tight_layout()
     return figure
 
