@@ -72,7 +72,8 @@ def cnn_on(
         melspec.LOG_MEL,
         mel,
         frames_per_second=mel.frames_per_second,
-        augmentations=(SpecAugment(network.masks), Mixup(network.mixup)),
+        augmentations=(SpecAugment(network.masks),),
+        early_augmentations=(Mixup(network.mixup),),
     )
     if source != "both":
         return method

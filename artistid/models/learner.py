@@ -145,7 +145,7 @@ class NetworkLearner:
             **{f"input {name}": value for name, value in self.card.input.items()},
             **{f"network {name}": value for name, value in self.card.network.items()},
             "crop_frames": self.crop_frames,
-            "augmentations": str(self.method.augmentations),
+            "augmentations": str(self.method.augmentations + self.method.early_augmentations),
         }
         number = "" if seed == self.seed else f"_{seed}"
         path = self.folder / f"model_{self.task}_{name}{number}.pt"

@@ -6,7 +6,7 @@ an uninterrupted one, and so that all processes draw the same epoch.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, NamedTuple
@@ -32,6 +32,7 @@ from artistid.models.networks import ArtistNetwork
 
 INIT, CROPS, AUGMENT, DROPOUT = range(4)  # what is drawn; each has random numbers of its own
 WARM_UP = 0.3  # share of the steps during which the learning rate rises
+EARLY = 0.8  # share of the epochs that have the early augmentations
 
 Merits = NDArray[np.float64]  # (epochs, val songs): mean of top-1 and top-3, so 0, 0.5 or 1
 
@@ -89,6 +90,7 @@ class Method:
     input: Any  # a frozen dataclass, the settings that made the array
     frames_per_second: float
     augmentations: tuple[Augmentation, ...] = ()
+    early_augmentations: tuple[Augmentation, ...] = ()  # not in the last epochs; come after those
     enough_hours: float = 100  # of audio heard over all epochs
     epochs_range: tuple[int, int] = (20, 50)
 
@@ -239,10 +241,13 @@ class Trainer:
         rank = self.devices.rank
         draw = np.random.default_rng(seed_for(self.seed, AUGMENT, number, rank))
         total, n = torch.zeros((), device=self.devices.device), 0
+        augmentations = self.method.augmentations
+        if number < EARLY * self.epochs:
+            augmentations += self.method.early_augmentations
         self.network.train()
         with self.devices.seeded(seed_for(self.seed, DROPOUT, number, rank)):
             for crops in self.own_batches(number)[:steps]:
-                total += self._step(crops, draw) * len(crops)
+                total += self._step(crops, augmentations, draw) * len(crops)
                 n += len(crops)
                 n_of_all = len(crops) * self.devices.n_processes
                 if bar is not None:
@@ -256,13 +261,13 @@ class Trainer:
             raise UserError(f"training diverged in epoch {number + 1}: use a smaller --lr")
         return loss
 
-    def _step(self, crops: Crops, draw: Generator) -> Tensor:
+    def _step(self, crops: Crops, augmentations: Sequence[Augmentation], draw: Generator) -> Tensor:
         """One optimizer step; returns the mean loss of its crops."""
         device = self.devices.device
         inputs = self.train.songs.read(crops, self.crop_frames).to(device).float()
         labels = torch.from_numpy(self.train.labels[crops.songs]).to(device)
         targets = F.one_hot(labels, self.n_artists).float()
-        for augment in self.method.augmentations:
+        for augment in augmentations:
             inputs, targets = augment(inputs, targets, draw)
         with self.devices.autocast():
             logits = self._shared(inputs)
