@@ -49,7 +49,7 @@ class NetworkSettings:
     def chosen(self, has_gpu: bool) -> Size:
         usual: Size = "large" if has_gpu else "small"
         size = usual if self.size == "auto" else self.size
-        log.info("network: %s; large takes about twice as long as small (--size)", size)
+        log.info("network: %s; on a CPU, large takes twice as long as small (--size)", size)
         return size
 
 

@@ -5,12 +5,14 @@ import logging
 import os
 import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.random import Generator
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ from artistid.models.training import Examples, Method, Trainer, TrainingSettings
 
 N_ARTISTS, N_MELS, N_FRAMES = 4, 16, 12
 WIDTHS = MelCNNSettings(N_ARTISTS, N_MELS, channels=(4, 8), temporal=(8,), hidden=16)
-METHOD = Method(MelCNN, WIDTHS, "log_mel", None, 62.5, (SpecAugment(), Mixup()))
+METHOD = Method(MelCNN, WIDTHS, "log_mel", None, 62.5, (SpecAugment(),), (Mixup(),))
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, device="cpu", precision="fp32")
 
 
@@ -145,6 +147,23 @@ def test_a_setting_changes_the_training(change: dict[str, Any]) -> None:
         trainer = make_trainer(settings)
         losses.append([trainer.train_epoch(0), trainer.train_epoch(1)])
     assert losses[0] != losses[1]
+
+
+def test_the_last_fifth_of_the_epochs_is_without_early_augmentations() -> None:
+    applied = []
+
+    def noted(name: str, inputs: Tensor, targets: Tensor, _: Generator) -> tuple[Tensor, Tensor]:
+        applied.append((epoch, name))
+        return inputs, targets
+
+    always, early = ((partial(noted, name),) for name in ("always", "early"))
+    method = replace(METHOD, augmentations=always, early_augmentations=early)
+    settings = replace(SETTINGS, epochs=10)
+    trainer = Trainer(method, TRAIN, N_FRAMES, settings, 0, Devices("cpu", "fp32"))
+    for epoch in range(10):
+        trainer.train_epoch(epoch, steps=1)
+    both = [(epoch, name) for epoch in range(8) for name in ("always", "early")]
+    assert applied == [*both, (8, "always"), (9, "always")]
 
 
 def test_small_corpora_get_more_epochs() -> None:
