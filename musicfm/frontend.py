@@ -5,9 +5,7 @@ Follows the official code, github.com/minzwon/musicfm, modules/features.py and c
 
 from functools import cache
 
-# loaded at import: processes that load them at the same time can corrupt numba's cache
-import librosa.filters
-import librosa.util.utils
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,8 +32,13 @@ def log_mel(audio: Tensor, n_mels: int) -> Tensor:
 @cache
 def _constants(n_mels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Window, (n_fft,), and mel filters, (n_mels, bins), always in float32."""
-    filters = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels, htk=True, norm=None)
-    return torch.hann_window(N_FFT, device=device), torch.from_numpy(filters).to(device)
+    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)  # mel, by HTK's formula
+    edges = 700 * (10 ** (np.linspace(0, highest, n_mels + 2) / 2595) - 1)  # Hz
+    low, centre, high = (edges[i : i + n_mels, np.newaxis] for i in range(3))
+    hz = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
+    triangles = np.minimum((hz - low) / (centre - low), (high - hz) / (high - centre)).clip(min=0)
+    filters = torch.from_numpy(triangles.astype(np.float32))
+    return torch.hann_window(N_FFT, device=device), filters.to(device)
 
 
 class Residual(nn.Module):

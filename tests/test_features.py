@@ -1,13 +1,11 @@
 """librosa is the reference: every column must equal its function at the same settings."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import librosa
 import numpy as np
 import pytest
-from conftest import PROJECT, tone
+from conftest import tone
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -136,22 +134,6 @@ def test_audio_shorter_than_a_frame_is_refused() -> None:
         AudioError, match="too short: 2047 samples at 16000 Hz, one frame needs 2048"
     ):
         features.frame_features(tone(440, 1)[:2047], SETTINGS)
-
-
-def test_librosa_is_loaded_before_there_are_workers() -> None:
-    """Otherwise all workers would compile it at the same time, which can corrupt numba's cache."""
-    code = """
-import sys
-import numpy as np
-from artistid.audio import features
-before = set(sys.modules)
-features.song_features(np.random.default_rng(0).normal(size=50_000).astype("f4"),
-                       features.FeatureSettings())
-late = {name for name in set(sys.modules) - before if name.startswith(("librosa", "numba"))}
-sys.exit(str(late) if late else 0)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

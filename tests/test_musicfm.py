@@ -192,7 +192,7 @@ def test_the_package_needs_few_others() -> None:
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module))
     packages = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names
-    assert packages == {"musicfm", "torch", "librosa", "safetensors", "huggingface_hub"}
+    assert packages == {"musicfm", "numpy", "torch", "safetensors", "huggingface_hub"}
 
 
 # --- checkpoints -------------------------------------------------------------------------------

@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-# Loaded here, before there are workers: librosa loads its modules on first use, and numba then
-# compiles them; processes that do so at the same time can corrupt numba's cache (its issue 10128).
-import librosa.filters
-import librosa.util.utils
 import numpy as np
 import scipy.fft
 import scipy.signal
 import scipy.sparse
 from numpy.typing import NDArray
 
+from artistid.audio import filterbanks
 from artistid.audio.cache import Entries, opened
 from artistid.audio.extraction import Recipe
 from artistid.audio.source import require_frame
@@ -330,18 +327,15 @@ def _window(n_fft: int) -> NDArray[np.float64]:
 def _mel_filters(settings: FeatureSettings) -> scipy.sparse.csr_array:
     """(mels, bins); sparse because a bin belongs to two filters at most."""
     return scipy.sparse.csr_array(
-        librosa.filters.mel(sr=settings.sample_rate, n_fft=settings.n_fft, n_mels=settings.n_mels)
+        filterbanks.mel(settings.sample_rate, settings.n_fft, settings.n_mels)
     )
 
 
 @lru_cache(maxsize=128)  # there are 100 tunings
 def _chroma_filters(settings: FeatureSettings, tuning: float) -> Array:
     """(bins, pitch classes)"""
-    return np.ascontiguousarray(
-        librosa.filters.chroma(
-            sr=settings.sample_rate, n_fft=settings.n_fft, tuning=tuning, n_chroma=N_CHROMA
-        ).T
-    )
+    filters = filterbanks.chroma(settings.sample_rate, settings.n_fft, N_CHROMA, tuning)
+    return np.ascontiguousarray(filters.T)
 
 
 @lru_cache

@@ -7,14 +7,13 @@ below FLOOR_DB. Frames are centred on multiples of the hop; the signal is padded
 from dataclasses import dataclass
 
 # loaded before there are workers, for the reason given in features.py
-import librosa.filters
-import librosa.util.utils
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from artistid.audio import filterbanks
 from artistid.audio.extraction import Recipe
 from artistid.audio.source import require_frame
 from artistid.foundation.errors import UserError
@@ -70,12 +69,12 @@ class LogMel(nn.Module):
         super().__init__()
         self.settings = settings
         self.register_buffer("window", torch.hann_window(settings.n_fft), persistent=False)
-        filters = librosa.filters.mel(
-            sr=settings.sample_rate,
-            n_fft=settings.n_fft,
-            n_mels=settings.n_mels,
-            fmin=settings.fmin_hz,
-            fmax=settings.fmax_hz,
+        filters = filterbanks.mel(
+            settings.sample_rate,
+            settings.n_fft,
+            settings.n_mels,
+            settings.fmin_hz,
+            settings.fmax_hz,
         )
         self.register_buffer("filters", torch.from_numpy(filters.T.copy()), persistent=False)
 

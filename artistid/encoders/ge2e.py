@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 
 # loaded before there are workers, for the reason given in features.py
-import librosa.filters
-import librosa.util.utils
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from artistid.audio import filterbanks
 from artistid.audio.melspec import power_spectrum
 from artistid.encoders.base import Encoder, Entry, Frozen, shipped
 
@@ -110,5 +109,5 @@ def mel(waveform: Tensor) -> Tensor:
 @cache
 def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """Window, (n_fft,), and mel filters, (bins, mels)."""
-    filters = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS)
+    filters = filterbanks.mel(SAMPLE_RATE, N_FFT, N_MELS)
     return torch.hann_window(N_FFT, device=device), torch.from_numpy(filters.T.copy()).to(device)

@@ -92,13 +92,8 @@ def _require_access(
     workers = client.scheduler_info(n_workers=-1)["workers"]
     if not workers:
         raise UserError(f"--dask {address}: the scheduler has no workers; start some")
-    one_per_host = {worker["host"]: name for name, worker in workers.items()}
-    paths = [str(path) for path in needs]
     try:
-        # One worker per host loads the libraries first: numba compiles on the first import, and
-        # processes that do so at the same time can corrupt its cache (numba issue 10128).
-        client.run(_missing, paths, function, workers=list(one_per_host.values()))
-        missing = client.run(_missing, paths, function)
+        missing = client.run(_missing, [str(path) for path in needs], function)
     except Exception as error:
         raise UserError(
             f"--dask {address}: its workers cannot run this program ({first_line(error)}); start "

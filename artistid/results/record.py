@@ -19,7 +19,6 @@ from artistid.results import figures, page
 PACKAGES = {  # that compute, by module name; those in use are recorded
     "numpy": "numpy",
     "scipy": "scipy",
-    "librosa": "librosa",
     "soundfile": "soundfile",
     "soxr": "soxr",
     "sklearn": "scikit-learn",
