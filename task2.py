@@ -41,7 +41,8 @@ class NetworkSettings:
     masks: int = 2
     """SpecAugment: time masks, and as many frequency masks, per crop; 0: none."""
     mixup: float = 0.3
-    """Beta distribution of the shares in which two crops are mixed: its parameter; 0: none."""
+    """Two crops are mixed, but for the last fifth of the epochs: parameter of the beta distribution
+    of their shares; 0: none."""
 
     def __post_init__(self) -> None:
         require_at_least(self, masks=0, mixup=0)

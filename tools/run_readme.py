@@ -70,8 +70,8 @@ def reason_not_to_run(command: str) -> str | None:
 
 
 def make_home(folder: Path) -> None:
-    """A library of four of the demo's artists, one with a broken file, in folder/Music."""
-    for artist in sorted((PROJECT / "hw1/demo/artist20/train_val").iterdir())[:4]:
+    """A library of three of the demo's artists, one with a broken file, in folder/Music."""
+    for artist in sorted((PROJECT / "hw1/demo/artist20/train_val").iterdir())[:3]:
         shutil.copytree(artist, folder / "Music" / artist.name)
     next(folder.glob("Music/*/*/*.mp3")).with_name("broken.mp3").write_text("no music")
 
