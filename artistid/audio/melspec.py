@@ -6,7 +6,6 @@ below FLOOR_DB. Frames are centred on multiples of the hop; the signal is padded
 
 from dataclasses import dataclass
 
-# loaded before there are workers, for the reason given in features.py
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-# loaded before there are workers, for the reason given in features.py
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
