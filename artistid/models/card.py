@@ -11,7 +11,7 @@ import numpy as np
 from artistid.foundation.errors import UserError, first_line
 from artistid.metrics import Calibration, Spread
 
-FORMAT = 6  # raised when the meaning of a card or of the weights beside it changes
+FORMAT = 7  # raised when the meaning of a card or of the weights beside it changes
 
 # types of the fields in JSON
 KINDS: dict[str, Any] = {

@@ -83,13 +83,10 @@ class MelCNN(ArtistNetwork):
 
 
 def _block(n_in: int, n_out: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(n_out),
-    ]
-    if pool > 1:  # before the rectifier: the same values in less time
-        layers.append(nn.MaxPool2d(pool, ceil_mode=True))
-    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+    convolution = nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, bias=False)
+    # first of all, so that what follows has a quarter of the values to work on
+    pooling = [nn.MaxPool2d(pool, ceil_mode=True)] if pool > 1 else []
+    return nn.Sequential(convolution, *pooling, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
 
 
 def _temporal_block(n_in: int, n_out: int) -> nn.Sequential:
