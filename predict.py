@@ -10,7 +10,6 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from artistid import cli, inference
@@ -98,7 +97,7 @@ def main(settings: Settings) -> None:
                 refused.append(f"{printable(song)}: {error}")
                 continue
             if prediction.note and not settings.quiet:
-                tqdm.write(f"notice: {printable(song)}: {prediction.note}", file=sys.stderr)
+                progress.say(f"notice: {printable(song)}: {prediction.note}", sys.stderr)
             verdicts[song] = prediction.verdict
             progress.say(predictions.line(song, verdicts[song], width))
             if settings.timeline:

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from artistid.foundation.errors import UserError
-from artistid.foundation.progress import log, logging_to
+from artistid.foundation.progress import log, logging_to, say
 
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ")
 
@@ -51,6 +52,27 @@ def test_the_screen_shows_what_the_log_has(
         with logging_to(tmp_path / "log.txt", quiet):
             log.info("epoch 1")
         assert capsys.readouterr().out == ("" if quiet else "epoch 1\n")
+
+
+class Interrupted:
+    """A lock that Ctrl-C comes in the way of, as it is taken."""
+
+    def acquire(self) -> None:
+        raise KeyboardInterrupt
+
+    __enter__ = acquire
+
+    def release(self) -> None:
+        raise RuntimeError("cannot release un-acquired lock")
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def test_ctrl_c_at_any_moment_of_a_line_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tqdm, "_lock", Interrupted(), raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        say("a line")
 
 
 def test_a_crash_leaves_its_traceback_in_the_log(

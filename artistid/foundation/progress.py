@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -28,10 +28,13 @@ def bar(items: Iterable[Any] | None = None, *, hidden: bool = False, **options: 
     return tqdm(items, disable=True if hidden or not _bars_wanted else None, **options)
 
 
-def say(line: str) -> None:
-    """Print above the bars, at once."""
-    tqdm.write(line)
-    sys.stdout.flush()
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print above the bars, at once; to standard output by default."""
+    with (
+        tqdm.get_lock()
+    ):  # here: Ctrl-C in the moment that tqdm locks would become its RuntimeError
+        tqdm.write(line, stream, nolock=True)
+    (stream or sys.stdout).flush()
 
 
 @contextmanager
