@@ -30,7 +30,7 @@ GAMEMUSIC = next((place for place in GAMEMUSIC_PLACES if place.is_dir()), GAMEMU
 RATE = 16_000  # Hz
 TASKS = {  # options with which each learns the tiny course
     "task1": ("--repeats", 1, "--jobs", 2),
-    "task2": ("--epochs", 12, "--batch-size", 4, "--mixup", 0, "--jobs", 1),
+    "task2": ("--epochs", 12, "--batch-size", 8, "--mixup", 0, "--jobs", 1),
     "task2_baseline": ("--epochs", 20, "--batch-size", 4, "--jobs", 1, "--encoder", "musicnn"),
 }
 MODELS = {

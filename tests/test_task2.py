@@ -76,7 +76,7 @@ def test_from_files_to_a_scored_prediction(
     assert (metrics["val"]["n"], metrics["test"]["n"]) == (8, 4)
     assert set(curves) == {"loss", "val_loss", "top1", "top3", "seconds"}
     assert {len(values) for values in curves.values()} == {12}
-    assert curves["loss"][-1] < 0.9 * curves["loss"][0]
+    assert curves["loss"][-1] < 0.8 * curves["loss"][0]
     # mistake 6: the last epoch reported, and not the one that val chose
     kept = metrics["kept_epoch"] - 1
     assert (metrics["val"]["top1"], metrics["val"]["top3"]) == (
