@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from musicfm.linear import Linear
@@ -32,13 +33,19 @@ def log_mel(audio: Tensor, n_mels: int) -> Tensor:
 @cache
 def _constants(n_mels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Window, (n_fft,), and mel filters, (n_mels, bins), always in float32."""
-    highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)  # mel, by HTK's formula
-    edges = 700 * (10 ** (np.linspace(0, highest, n_mels + 2) / 2595) - 1)  # Hz
+    edges = mel_edges_hz(SAMPLE_RATE, n_mels)
     low, centre, high = (edges[i : i + n_mels, np.newaxis] for i in range(3))
     hz = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
     triangles = np.minimum((hz - low) / (centre - low), (high - hz) / (high - centre)).clip(min=0)
     filters = torch.from_numpy(triangles.astype(np.float32))
     return torch.hann_window(N_FFT, device=device), filters.to(device)
+
+
+def mel_edges_hz(sample_rate: int, n_mels: int) -> NDArray[np.float64]:
+    """(n_mels + 2,): equally spaced in mel by HTK's formula, from 0 Hz to half the rate."""
+    highest = 2595 * np.log10(1 + sample_rate / 2 / 700)  # mel
+    edges: NDArray[np.float64] = 700 * (10 ** (np.linspace(0, highest, n_mels + 2) / 2595) - 1)
+    return edges
 
 
 class Residual(nn.Module):

@@ -22,7 +22,8 @@ def mel(
 ) -> Array:
     """(mels, bins): triangles that overlap by half, equally wide in mel, of unit area in Hz."""
     top_hz = sample_rate / 2 if fmax_hz is None else fmax_hz
-    edges = _hz(np.linspace(_mel(np.array(fmin_hz)), _mel(np.array(top_hz)), n_mels + 2))
+    bottom_mel, top_mel = _mel(np.array([fmin_hz, top_hz]))
+    edges = _hz(np.linspace(bottom_mel, top_mel, n_mels + 2))
     low, centre, high = (edges[i : i + n_mels, np.newaxis] for i in range(3))
     hz = np.fft.rfftfreq(n_fft, 1 / sample_rate)
     triangles = np.minimum((hz - low) / (centre - low), (high - hz) / (high - centre))

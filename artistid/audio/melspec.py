@@ -5,6 +5,7 @@ below FLOOR_DB. Frames are centred on multiples of the hop; the signal is padded
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -55,6 +56,31 @@ def power_spectrum(audio: Tensor, window: Tensor, hop: int) -> Tensor:
     return torch.view_as_real(spectrum).square().sum(-1).transpose(-1, -2)
 
 
+def mel_power(audio: Tensor, settings: MelSettings) -> Tensor:
+    """The power in mel bands of the frames that lie entirely within `audio`: (batch, samples) ->
+    (batch, frames, mels)."""
+    window, filters = _on(audio.device, settings)
+    return power_spectrum(audio, window, settings.hop) @ filters
+
+
+@cache
+def _on(device: torch.device, settings: MelSettings) -> tuple[Tensor, Tensor]:
+    window, filters = _window_and_filters(settings)
+    return window.to(device), filters.to(device)
+
+
+def _window_and_filters(settings: MelSettings) -> tuple[Tensor, Tensor]:
+    """(n_fft,) and (bins, mels)"""
+    filters = filterbanks.mel(
+        settings.sample_rate,
+        settings.n_fft,
+        settings.n_mels,
+        settings.fmin_hz,
+        settings.fmax_hz,
+    )
+    return torch.hann_window(settings.n_fft), torch.from_numpy(filters.T.copy())
+
+
 class LogMel(nn.Module):
     """(..., samples) -> (..., frames, mels), frames = 1 + samples // hop.
 
@@ -67,15 +93,9 @@ class LogMel(nn.Module):
     def __init__(self, settings: MelSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.register_buffer("window", torch.hann_window(settings.n_fft), persistent=False)
-        filters = filterbanks.mel(
-            settings.sample_rate,
-            settings.n_fft,
-            settings.n_mels,
-            settings.fmin_hz,
-            settings.fmax_hz,
-        )
-        self.register_buffer("filters", torch.from_numpy(filters.T.copy()), persistent=False)
+        window, filters = _window_and_filters(settings)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         return self.of_frames(F.pad(audio, [self.settings.n_fft // 2] * 2))

@@ -24,6 +24,7 @@ from artistid.audio.melspec import power_spectrum
 from artistid.encoders.base import Download, Encoder, Entry, Frozen, Identity
 from artistid.foundation.errors import UserError, first_line
 from musicfm import hub
+from musicfm.frontend import mel_edges_hz
 
 PUBLISHED = hub.HubFile(
     "speechbrain/spkrec-ecapa-voxceleb",
@@ -128,8 +129,7 @@ def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _filters() -> np.ndarray:
     """(bins, mels): triangles that are symmetric in Hz, as wide to the right as to the left."""
-    edge_mel = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-    points = 700 * (10 ** (np.linspace(0, edge_mel, N_MELS + 2) / 2595) - 1)  # Hz
+    points = mel_edges_hz(SAMPLE_RATE, N_MELS)
     centres, half_widths = points[1:-1], np.diff(points)[:-1]
     bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
     triangles = 1 - np.abs(bins[:, np.newaxis] - centres) / half_widths

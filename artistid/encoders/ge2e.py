@@ -6,7 +6,6 @@ says how they were converted.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from artistid.audio import filterbanks
-from artistid.audio.melspec import power_spectrum
+from artistid.audio.melspec import MelSettings, mel_power
 from artistid.encoders.base import Encoder, Entry, Frozen, shipped
 
 WEIGHTS = Path(__file__).parent / "data" / "ge2e.safetensors"
 SAMPLE_RATE = 16_000  # Hz
 N_FFT, HOP, N_MELS = 400, 160, 40
+MEL = MelSettings(SAMPLE_RATE, N_FFT, HOP, N_MELS)
 WINDOW_FRAMES, WINDOW_HOP = 160, 80  # embedded at a time: 1.6 s, every 0.8 s
 QUIETEST_DBFS = -30.0
 DIM = 256
@@ -101,12 +100,4 @@ def raised(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 def mel(waveform: Tensor) -> Tensor:
     """(batch, samples) at 16 kHz -> (batch, frames, 40) power, for the frames that lie entirely
     within the audio."""
-    window, filters = _constants(waveform.device)
-    return power_spectrum(waveform, window, HOP) @ filters
-
-
-@cache
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Window, (n_fft,), and mel filters, (bins, mels)."""
-    filters = filterbanks.mel(SAMPLE_RATE, N_FFT, N_MELS)
-    return torch.hann_window(N_FFT, device=device), torch.from_numpy(filters.T.copy()).to(device)
+    return mel_power(waveform, MEL)

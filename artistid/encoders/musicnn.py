@@ -6,7 +6,6 @@ the project; data/README.md says how they were converted.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,13 +13,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from artistid.audio import filterbanks
-from artistid.audio.melspec import power_spectrum
+from artistid.audio.melspec import MelSettings, mel_power
 from artistid.encoders.base import Encoder, Entry, Frozen, shipped
 
 WEIGHTS = Path(__file__).parent / "data" / "msd_musicnn.safetensors"
 SAMPLE_RATE = 16_000  # Hz
 N_FFT, HOP, N_MELS = 512, 256, 96
+MEL = MelSettings(SAMPLE_RATE, N_FFT, HOP, N_MELS)
 PATCH_FRAMES = 187
 PATCH_SAMPLES = (PATCH_FRAMES - 1) * HOP + N_FFT  # 3 s
 CPU_BATCH = 2  # patches whose feature maps fit the processor's cache
@@ -145,12 +144,4 @@ def load() -> MusiCNN:
 def log_mel(audio: Tensor) -> Tensor:
     """(batch, samples) at 16 kHz -> (batch, frames, mels), log10(1 + 10,000 power), for the frames
     that lie entirely within the audio."""
-    window, filters = _constants(audio.device)
-    return torch.log10(1 + 1e4 * (power_spectrum(audio, window, HOP) @ filters))
-
-
-@cache
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Window, (n_fft,), and mel filters, (bins, mels)."""
-    filters = filterbanks.mel(SAMPLE_RATE, N_FFT, N_MELS)
-    return torch.hann_window(N_FFT, device=device), torch.from_numpy(filters.T.copy()).to(device)
+    return torch.log10(1 + 1e4 * mel_power(audio, MEL))
