@@ -30,9 +30,8 @@ def bar(items: Iterable[Any] | None = None, *, hidden: bool = False, **options: 
 
 def say(line: str, stream: TextIO | None = None) -> None:
     """Print above the bars, at once; to standard output by default."""
-    with (
-        tqdm.get_lock()
-    ):  # here: Ctrl-C in the moment that tqdm locks would become its RuntimeError
+    # tqdm itself would release even a lock that Ctrl-C has kept it from taking: a RuntimeError
+    with tqdm.get_lock():
         tqdm.write(line, stream, nolock=True)
     (stream or sys.stdout).flush()
 
