@@ -2,8 +2,9 @@
 
     python3 -m benchmarks [--data gamemusic] [--official CHECKOUT]
 
-Takes about an hour on two cores; nothing else should run on the machine meanwhile. Each
-benchmark also runs alone, for example python3 -m benchmarks.features.
+Takes about an hour on two cores; nothing else should run on the machine meanwhile. Needs the
+packages of requirements-dev.txt. Each benchmark also runs alone, for example
+python3 -m benchmarks.features.
 """
 
 import sys
