@@ -72,7 +72,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     songs = find_songs(settings.songs)
-    path = settings.model or inference.newest_model(Path("result"), Path("result/demo"))
+    path = settings.model or inference.newest_models(Path("result"), Path("result/demo"))[0]
     width = max(len(printable(song.name)) for song in songs)
     voice = (
         Stems.find(songs, settings.vocals)

@@ -1,5 +1,6 @@
 """A saved model of any task: a song in, a prediction out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -156,13 +157,13 @@ class Predictor:
         """What of a song is heard."""
         return self.listener.source
 
-    def predict(self, song: Song) -> SongPrediction:
+    def predict(self, song: Song, longest_s: float = math.inf) -> SongPrediction:
         """`song` is a file, or mono samples with their rate: (samples, Hz).
 
-        Raises AudioError for a song that cannot be used, UserError if its vocals are needed and
-        cannot be had."""
+        Raises AudioError for a song that cannot be used or is longer than `longest_s` seconds,
+        UserError if its vocals are needed and cannot be had."""
         file = None if isinstance(song, tuple) else Path(song)
-        hearing = Hearing(_loaded(song), file, self.voice)
+        hearing = Hearing(_loaded(song, longest_s), file, self.voice)
         answer = self.listener.answer(hearing)
         shown = hearing.of(self.source)[0]
         return SongPrediction(
@@ -327,13 +328,13 @@ def _require_width(made: int, expected: int) -> None:
         raise ValueError(f"input of width {made} for a network of {expected}")
 
 
-def newest_model(*folders: Path) -> Path:
-    """The latest model in the first of `folders` that has one. Raises UserError."""
+def newest_models(*folders: Path) -> list[Path]:
+    """The models in the first of `folders` that has any, the latest first. Raises UserError."""
     for folder in folders:
         names = ("model_*.skops", "model_*.safetensors", "model_ensemble.json")
         models = [path for name in names for path in folder.glob(name)]
         if models:
-            return max(models, key=lambda path: path.stat().st_mtime)
+            return sorted(models, key=lambda path: path.stat().st_mtime, reverse=True)
     raise UserError(
         f"no model in {' or '.join(map(str, folders))}: train one with task1.py, task2.py or "
         "task2_baseline.py, or name one with --model"
@@ -356,12 +357,12 @@ def embed(
     return found.embeddings(_loaded(song))
 
 
-def _loaded(song: Song) -> Audio:
+def _loaded(song: Song, longest_s: float = math.inf) -> Audio:
     """At its own rate."""
     if isinstance(song, tuple):
         samples, own_rate = song
         return one_channel.from_samples(samples, own_rate, None)
-    return one_channel.load(Path(song), None)
+    return one_channel.load(Path(song), None, longest_s=longest_s)
 
 
 # --- the kinds of models -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 Samples are float32 in about [-1, 1] (a decoded mp3 may exceed it slightly); rates are in Hz.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +36,14 @@ class Audio:
         return len(self.samples) / self.sample_rate
 
 
-def decode(path: Path, of_block: Callable[[Samples], Samples]) -> Audio:
+def decode(
+    path: Path, of_block: Callable[[Samples], Samples], longest_s: float = math.inf
+) -> Audio:
     """The whole file at its own rate. `of_block` is applied to blocks of (samples, channels) as
     they are decoded, so that a down-mix never holds all channels in memory.
 
-    Raises AudioError for a file that is missing, empty or not decodable.
+    Raises AudioError for a file that is missing, empty, not decodable, or longer than `longest_s`
+    seconds.
     """
     try:
         if not path.is_file():
@@ -51,7 +55,7 @@ def decode(path: Path, of_block: Callable[[Samples], Samples]) -> Audio:
             path.open("rb", buffering=0) as file,
             soundfile.SoundFile(file.fileno(), closefd=False) as sound,
         ):
-            blocks = [of_block(block) for block in _blocks(sound)]
+            blocks = [of_block(block) for block in _blocks(sound, longest_s)]
             header_frames, rate = sound.frames, sound.samplerate
             format, channels = sound.format, sound.channels
             read_share = file.tell() / path.stat().st_size
@@ -66,9 +70,13 @@ def decode(path: Path, of_block: Callable[[Samples], Samples]) -> Audio:
     return Audio(samples, rate, note, format, channels)
 
 
-def _blocks(sound: soundfile.SoundFile) -> Iterator[Samples]:
-    """(samples, channels) at a time, to the actual end of the file."""
+def _blocks(sound: soundfile.SoundFile, longest_s: float) -> Iterator[Samples]:
+    """(samples, channels) at a time, to the actual end of the file, whatever its header says."""
+    n = 0
     while len(block := sound.read(READ_FRAMES, dtype="float32", always_2d=True)):
+        n += len(block)
+        if n > longest_s * sound.samplerate:
+            raise AudioError(f"longer than {longest_s / 60:g} minutes")
         yield block
 
 

@@ -1,5 +1,6 @@
 """A song as one channel: a path and a rate in, mono samples out."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,18 @@ from artistid.audio.decode import Audio, AudioError, Samples, decode
 MIN_PEAK_TO_PEAK = 1e-4  # -80 dB of full scale: anything below is silence
 
 
-def load(path: Path, sample_rate: int | None, may_be_silent: bool = False) -> Audio:
+def load(
+    path: Path,
+    sample_rate: int | None,
+    may_be_silent: bool = False,
+    longest_s: float = math.inf,
+) -> Audio:
     """The whole song at `path`, mixed to mono and resampled; None keeps the file's own rate.
 
-    Raises AudioError for a file that cannot be decoded, is silent, or has samples that are not
-    finite.
+    Raises AudioError for a file that cannot be decoded, is silent, is longer than `longest_s`
+    seconds, or has samples that are not finite.
     """
-    return at_rate(_usable(decode(path, to_mono), may_be_silent), sample_rate)
+    return at_rate(_usable(decode(path, to_mono, longest_s), may_be_silent), sample_rate)
 
 
 def from_samples(samples: NDArray[Any], own_rate: int, sample_rate: int | None) -> Audio:

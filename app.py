@@ -1,0 +1,192 @@
+"""Which artist is it? A page for the browser: drop a song, or record one.
+
+Shows the likeliest artists with their probabilities, the prediction over the song, and the training
+songs that it is most like. Only this machine can open the page unless --host says otherwise, nothing
+is fetched from elsewhere, and a song is deleted when the next one comes or the page is closed.
+"""
+
+import base64
+import html
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from tyro.conf import arg
+
+from artistid import cli, inference
+from artistid.audio.decode import AudioError
+from artistid.foundation import progress
+from artistid.foundation.errors import UserError, printable
+from artistid.inference import Predictor
+from artistid.models.devices import DeviceName
+from artistid.results import figures
+from artistid.vocals.voice import Separated
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+try:
+    import gradio
+    from starlette.middleware import Middleware
+    from starlette.responses import PlainTextResponse
+except ImportError:
+    sys.exit("app.py: needs Gradio; pip install 'artistid[app]'")
+
+MAX_BYTES = 100 * 2**20
+MAX_S = 30 * 60
+N_BARS = 5
+STYLE = "footer { display: none !important } .timeline img { width: 100% }"
+
+
+@dataclass(frozen=True)
+class Settings:
+    models: Annotated[
+        Path, arg(metavar="FOLDER", help_behavior_hint="(default: result/, else result/demo/)")
+    ] = Path("result")
+    """Folder with the models to choose from."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0: other machines can open the page, too."""
+    port: int = 7860
+    """Port to listen on."""
+    device: DeviceName = "auto"
+    """Where to compute; auto: CUDA or MPS if available, else the CPU."""
+    quiet: bool = False
+    """Show only errors."""
+
+
+class Said(NamedTuple):
+    """What the page shows of a song, in the order of its blocks."""
+
+    words: str = ""
+    bars: dict[str, float] | None = None
+    timeline: str = ""
+    nearest: str = ""
+
+
+@dataclass(frozen=True)
+class Models:
+    paths: dict[str, Path]  # by name
+    device: DeviceName
+    vocals: Path  # folder for those that are separated
+    loaded: dict[str, Predictor] = field(default_factory=dict)
+
+    def say(self, name: str, song: str | None) -> Said:
+        if song is None:
+            return Said()
+        title = html.escape(printable(Path(song).name))
+        try:
+            if name not in self.loaded:
+                voice = Separated(self.vocals)
+                self.loaded[name] = inference.load_model(
+                    self.paths[name], device=self.device, voice=voice
+                )
+            prediction = self.loaded[name].predict(song, MAX_S)
+        except (AudioError, UserError) as error:
+            return Said(f"<h3>{title}: {html.escape(printable(str(error)))}</h3>")
+        best = prediction.top(N_BARS)
+        artist = best[0][0]
+        mark = "unknown? " if prediction.is_unknown else ""
+        png = base64.b64encode(figures.timeline_png(prediction, Path(song).stem)).decode()
+        nearest = "".join(f"<li>{html.escape(near)}</li>" for near in prediction.nearest(artist))
+        note = f"<p>{html.escape(prediction.note)}</p>" if prediction.note else ""
+        return Said(
+            f"<h3>{mark}{html.escape(printable(artist))}</h3>{note}",
+            dict(best),
+            f'<img alt="posterior of each excerpt" src="data:image/png;base64,{png}">',
+            f"Nearest training songs by {html.escape(printable(artist))}:<ol>{nearest}</ol>",
+        )
+
+
+def page_of(models: Models) -> "gradio.Blocks":
+    songs: dict[str | None, str] = {}  # by session, until the next one comes or it ends
+
+    def answer(song: str | None, model: str, request: gradio.Request) -> Said:
+        if songs.get(request.session_hash) != song:
+            delete(request)
+        if song is not None:
+            songs[request.session_hash] = song
+        return models.say(model, song)
+
+    def delete(request: gradio.Request) -> None:
+        if song := songs.pop(request.session_hash, None):
+            Path(song).unlink(missing_ok=True)
+
+    names = list(models.paths)
+    with gradio.Blocks(title="Which artist is it?") as page:
+        gradio.Markdown("# Which artist is it?")
+        with gradio.Row():
+            with gradio.Column():
+                song = gradio.Audio(
+                    sources=["upload", "microphone"], type="filepath", label="A song", buttons=[]
+                )
+                model = gradio.Dropdown(names, value=names[0], label="Model")
+            with gradio.Column():
+                words = gradio.HTML()
+                bars = gradio.Label(num_top_classes=N_BARS, label="Likeliest artists", show_heading=False)
+        timeline = gradio.HTML(elem_classes="timeline")
+        nearest = gradio.HTML()
+        shown = [words, bars, timeline, nearest]
+        for changed in (song.change, model.change):
+            changed(answer, [song, model], shown, api_visibility="private")
+        page.unload(delete)
+    return page
+
+
+class OwnPages:
+    """Refuses what pages of other sites ask for: their scripts, and names that they have given to
+    this address."""
+
+    def __init__(self, app: Any, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = {name.decode(): value.decode() for name, value in scope.get("headers", ())}
+        host = headers.get("host", "")
+        origin = headers.get("origin", f"http://{host}").partition("://")[2]
+        app = self.app
+        if scope["type"] == "http" and (origin != host or not self._is_own(host)):
+            app = PlainTextResponse("another site's page", status_code=403)
+        await app(scope, receive, send)
+
+    def _is_own(self, host: str) -> bool:
+        return "*" in self.hosts or host.rpartition(":")[0] in self.hosts
+
+
+def main(settings: Settings) -> None:
+    paths = inference.newest_models(settings.models, settings.models / "demo")
+    progress.silence_decoders()
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    is_local = settings.host in ("127.0.0.1", "localhost")
+    hosts = ("127.0.0.1", "localhost") if is_local else ("*",)
+    with tempfile.TemporaryDirectory(prefix="artistid-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        models = Models({path.name: path for path in paths}, settings.device, Path(uploads))
+        page = page_of(models)
+        try:
+            page.launch(
+                server_name=settings.host,
+                server_port=settings.port,
+                max_file_size=MAX_BYTES,
+                app_kwargs={"middleware": [Middleware(OwnPages, hosts=hosts)]},
+                theme=gradio.themes.Soft(font="system-ui", font_mono="monospace"),
+                css=STYLE,
+                ssr_mode=False,
+                share=False,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+        except OSError as error:
+            raise UserError(f"--port {settings.port}: cannot listen there") from error
+        if not settings.quiet:
+            print(f"open {page.local_url} in a browser; Ctrl-C ends it", file=sys.stderr)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+        page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    cli.start(Settings, main, __doc__, "start it again")
