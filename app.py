@@ -1,8 +1,9 @@
 """Which artist is it? A page for the browser: drop a song, or record one.
 
-Shows the likeliest artists with their probabilities, the prediction over the song, and the training
-songs that it is most like. Only this machine can open the page unless --host says otherwise, nothing
-is fetched from elsewhere, and a song is deleted when the next one comes or the page is closed.
+Shows the likeliest artists with their probabilities, the prediction over the song, and the
+training songs that it is most like. Only this machine can open the page unless --host says
+otherwise, nothing is fetched from elsewhere, and a song is deleted when the next one comes or the
+page is closed.
 """
 
 import base64
@@ -126,7 +127,9 @@ def page_of(models: Models) -> "gradio.Blocks":
                 model = gradio.Dropdown(names, value=names[0], label="Model")
             with gradio.Column():
                 words = gradio.HTML()
-                bars = gradio.Label(num_top_classes=N_BARS, label="Likeliest artists", show_heading=False)
+                bars = gradio.Label(
+                    num_top_classes=N_BARS, label="Likeliest artists", show_heading=False
+                )
         timeline = gradio.HTML(elem_classes="timeline")
         nearest = gradio.HTML()
         shown = [words, bars, timeline, nearest]

@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,6 +23,9 @@ from artistid import cli
 from artistid.dataset.demo import is_demo_corpus, make_demo_corpus
 from artistid.foundation import progress
 from artistid.results import figures
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 PROJECT = Path(__file__).resolve().parent.parent
 GAMEMUSIC_PLACES = (PROJECT.parent / "shared" / "gamemusic", PROJECT / "gamemusic")
@@ -299,3 +302,30 @@ def finished(shared_course: Path, shared_cache: Path, once: Once) -> Finish:
         return Finished(folder / "work", (folder / "screen").read_text(encoding="utf-8"))
 
     return get
+
+
+# --- a browser ---------------------------------------------------------------------------------
+
+CHROMIUM_OPTIONS = [
+    "--no-sandbox",  # Chromium refuses to run as root with it
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no Playwright: pip install playwright"
+    )
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()

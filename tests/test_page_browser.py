@@ -16,34 +16,11 @@ from artistid.results import page
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-OPTIONS = [
-    "--no-sandbox",  # Chromium refuses to run as root with it
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SONGS = (
     'the "best" of 100% #1? été & \N{GUITAR}.wav',
     b"caf\xe9.wav".decode(errors="surrogateescape"),
 )
 LOST = "it is lost.wav"
-
-
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="no Playwright: pip install playwright"
-    )
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,198 @@
+"""The page for songs: a real server, in Chromium."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pytest
+from conftest import PROJECT, RATE, Finish, write_audio
+
+import artistid
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.slow
+STOPPED_S = 30
+
+
+class Server(NamedTuple):
+    process: "subprocess.Popen[str]"
+    url: str
+    uploads: Path  # holds the folder of what is uploaded
+
+
+@pytest.fixture(scope="module")
+def server(finished: Finish, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("gradio", reason="no Gradio: pip install 'artistid[app]'")
+    uploads = tmp_path_factory.mktemp("uploads")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    models = finished("task1").model.parent
+    command = [sys.executable, PROJECT / "app.py", "--models", models, "--port", str(port)]
+    environment = {**os.environ, "TMPDIR": str(uploads)}
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=uploads, env=environment
+    )
+    assert process.stderr
+    url = f"http://127.0.0.1:{port}/"
+    assert process.stderr.readline() == f"open {url} in a browser; Ctrl-C ends it\n"
+    yield Server(process, url, uploads)
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def complaints() -> Iterator[list[str]]:
+    """Errors on the browser's console; none, unless a test expects them."""
+    texts: list[str] = []
+    yield texts
+    assert texts == []
+
+
+@pytest.fixture
+def visit(
+    browser: "Browser", server: Server, complaints: list[str]
+) -> "Iterator[Callable[[int], Page]]":
+    """Opens the page in a window of so many pixels; it must load nothing from elsewhere."""
+    opened, loaded = [], []
+
+    def visit(width: int = 1280) -> "Page":
+        window = browser.new_page(viewport={"width": width, "height": 900})
+        opened.append(window)
+        window.set_default_timeout(30_000)  # ms
+        window.on("request", lambda request: loaded.append(request.url))
+        window.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        window.on("pageerror", lambda error: complaints.append(str(error)))
+        window.goto(server.url)
+        window.locator("input[type=file]").wait_for(state="attached")
+        return window
+
+    yield visit
+    for window in opened:
+        window.close()
+    own = (server.url, "data:", f"blob:{server.url}")
+    assert [url for url in loaded if not url.startswith(own)] == []
+
+
+def dropped(window: "Page", song: Path) -> str:
+    """What the page says of a song first."""
+    window.set_input_files("input[type=file]", song)
+    return window.locator("h3").inner_text()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_song_gets_bars_a_timeline_and_its_nearest_songs(
+    visit: "Callable[[int], Page]",
+    finished: Finish,
+    shared_course: Path,
+    width: int,
+) -> None:
+    song = shared_course / "artist20/test/003.mp3"
+    expected = artistid.load_model(finished("task1").model).predict(song)
+    ((artist, probability),) = expected.top(1)
+    assert not expected.is_unknown
+    window = visit(width)
+    assert dropped(window, song) == artist
+    figure = window.locator(".timeline img")
+    figure.wait_for()
+    assert figure.evaluate("image => image.naturalWidth") > 500
+    text = window.locator("body").inner_text()
+    assert re.search(rf"Likeliest artists\s+{artist}\s+{probability:.0%}\s", text)
+    near = "\n".join(expected.nearest(artist))
+    assert f"Nearest training songs by {artist}:\n{near}" in text
+    assert window.evaluate("document.scrollingElement.scrollWidth") <= width
+
+
+def test_a_stranger_is_marked(
+    visit: "Callable[..., Page]", finished: Finish, tmp_path: Path
+) -> None:
+    song = tmp_path / "noise.wav"
+    write_audio(song, np.random.default_rng(0).normal(0, 0.1, 3 * RATE))
+    assert artistid.load_model(finished("task1").model).predict(song).is_unknown
+    assert dropped(visit(), song).startswith("unknown? artist_")
+
+
+def test_files_that_cannot_be_used_are_refused_in_words(
+    visit: "Callable[..., Page]", complaints: list[str], tmp_path: Path
+) -> None:
+    text = tmp_path / "words.txt"
+    text.write_text("no music")
+    broken = Path(shutil.copy(text, tmp_path / "broken.mp3"))
+    window = visit()
+    window.set_input_files("input[type=file]", text)
+    window.get_by_text("Invalid file type: words.txt").wait_for()
+    reason = "cannot be decoded: Format not recognised"
+    assert dropped(window, broken) == f"{broken.name}: {reason}"
+    assert set(complaints) <= {"Waveform load error: MediaError"}  # the player's
+    complaints.clear()
+
+
+def test_pages_of_other_sites_are_refused(server: Server) -> None:
+    def status(path: str = "", data: bytes | None = None, **headers: str) -> int:
+        request = urllib.request.Request(server.url + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
+    own = server.url.removesuffix("/")
+    assert status() == status(Origin=own) == 200
+    assert status(Host="stranger.example") == 403  # a name that its owner has given to 127.0.0.1
+    port = own.rpartition(":")[2]
+    assert status(Host=f"stranger.example:{port}", Origin=f"http://stranger.example:{port}") == 403
+    for origin in ("http://stranger.example", "null", f"http://stranger.example:{port}"):
+        assert status(Origin=origin) == 403
+        assert status("gradio_api/upload", b"song", Origin=origin) == 403
+
+
+def test_more_than_100_mb_are_refused(server: Server) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="long.mp3"\r\n\r\n'
+    body = head + bytes(101 * 2**20) + b"\r\n--b--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    request = urllib.request.Request(f"{server.url}gradio_api/upload", body, kind)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    refused.value.close()
+    assert refused.value.code == 413
+
+
+def test_nothing_that_was_uploaded_stays(
+    visit: "Callable[..., Page]", server: Server, shared_course: Path
+) -> None:
+    """Once there is another song, the window is closed, or the server ends."""
+    first, second = (shared_course / f"artist20/test/00{n}.mp3" for n in (1, 2))
+
+    def kept() -> list[str]:
+        return [path.name for path in server.uploads.rglob("*.*") if path.is_file()]
+
+    window = visit()
+    dropped(window, first)
+    assert kept() == [first.name]
+    window.get_by_label("Clear").first.click()
+    window.locator("h3").wait_for(state="detached")
+    dropped(window, second)
+    assert kept() == [second.name]
+    window.close()
+    for _ in range(100):
+        if not kept():
+            break
+        visit().wait_for_timeout(100)
+    assert kept() == []
+    dropped(visit(), first)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(STOPPED_S) == 0
+    assert [path for path in server.uploads.rglob("*") if path.is_file()] == []
