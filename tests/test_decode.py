@@ -93,15 +93,6 @@ def test_half_an_mp3_is_read_as_far_as_it_goes_with_a_note(tmp_path: Path) -> No
     assert audio.note == "truncated: 4.8 s of the 10.0 s in its header"
 
 
-def test_two_mp3s_in_one_file_are_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "song.mp3"
-    write_audio(path, tone(440, 5))
-    path.write_bytes(path.read_bytes() * 2)
-    audio = decoded(path)
-    assert audio.seconds == pytest.approx(5, abs=0.15)
-    assert audio.note == "header says 5.0 s, the file is longer: 50% not decoded"
-
-
 def test_an_mp3_with_a_hole_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "song.mp3"
     write_audio(path, tone(440, 10))

@@ -9,8 +9,9 @@ from artistid.dataset.corpus import CorpusError
 from artistid.foundation.errors import printable
 
 AUDIO_SUFFIXES = frozenset(
-    {".mp3", ".wav", ".flac", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".m4a", ".aac"}
-)  # libsndfile cannot read the last two: they are reported as unusable instead of overlooked
+    {".mp3", ".wav", ".flac", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf"}
+    | {".m4a", ".m4b", ".mp4", ".aac", ".wma", ".mpc", ".ape", ".wv", ".tta", ".mka", ".dsf"}
+)
 
 
 class Found(NamedTuple):
