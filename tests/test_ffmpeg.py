@@ -17,6 +17,7 @@ from artistid.audio.source import to_mono
 
 RATE = 44_100
 PREFERRED = ("fltp", "s32p", "s32", "s16p", "s16")
+TITLE = "caf?"
 FRAME = 2_048  # samples, of the longest codec
 
 
@@ -27,6 +28,7 @@ def encode(
     layout = "stereo" if samples.shape[1] == 2 else "mono"
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=options) as output:
+        output.metadata["title"] = TITLE
         stream: Any = output.add_stream(codec, rate=rate, layout=layout)
         stream.bit_rate = 96_000
         context = stream.codec_context
@@ -90,6 +92,15 @@ def test_the_samples_are_those_that_were_encoded(tmp_path: Path, kind: str) -> N
         assert np.std(ours) == pytest.approx(np.std(theirs), rel=0.03)
     path.rename(tmp_path / "song.mp3")  # the suffix says nothing
     np.testing.assert_array_equal(decoded(tmp_path / "song.mp3").samples, audio.samples)
+
+
+def test_tags_in_another_encoding_do_not_matter(tmp_path: Path) -> None:
+    content = encode(stereo(), "matroska", "aac")
+    (tmp_path / "song.mka").write_bytes(content)
+    expected = decoded(tmp_path / "song.mka").samples
+    assert TITLE.encode() in content
+    (tmp_path / "song.mka").write_bytes(content.replace(TITLE.encode(), b"caf\xe9"))
+    np.testing.assert_array_equal(decoded(tmp_path / "song.mka").samples, expected)
 
 
 def test_one_channel_at_a_low_rate(tmp_path: Path) -> None:

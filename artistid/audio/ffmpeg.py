@@ -39,7 +39,7 @@ def music(file: BinaryIO) -> Music | None:
 
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
-        container: Any = av.open(file, options=options)
+        container: Any = av.open(file, options=options, metadata_errors="ignore")
         stream = container.streams.audio[0]
         frames = _frames(container, stream)
         first = next(frames)
@@ -83,7 +83,10 @@ def _blocks(first: Any, frames: Iterator[Any]) -> Iterator[Block]:
         if kind != its_kind:  # AAC may change its rate or channels after the first frames
             resampler = av.AudioResampler("fltp", first.layout, first.sample_rate)
             its_kind = kind
-        parts += [part.to_ndarray().T for part in resampler.resample(frame)]
+        try:
+            parts += [part.to_ndarray().T for part in resampler.resample(frame)]
+        except av.FFmpegError as error:  # a rate or layout that nothing has
+            raise DamagedError from error
         if len(parts) >= N_FRAMES:
             yield np.concatenate(parts)
             parts = []
