@@ -1,10 +1,8 @@
 """The figures, as matplotlib draws them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from numpy.random import Generator
@@ -18,12 +16,6 @@ CURVES = {
     "loss": [2, 1, 0.5],
     "val_loss": [2, 1.5, 1.6],
 }
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 # --- confusion matrix --------------------------------------------------------------------------

@@ -5,11 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.font_manager
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -34,12 +30,11 @@ def _png(draw: Callable[[], Figure], bounds: Literal["tight"] | None) -> bytes:
     """The figure that `draw` makes; without `bounds` in the size it was made in."""
     known = set(matplotlib.font_manager.get_font_names())
     fonts = ["DejaVu Sans", *(font for font in EAST_ASIAN_FONTS if font in known)]
-    with plt.rc_context({"font.family": fonts}), warnings.catch_warnings():
+    with matplotlib.rc_context({"font.family": fonts}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # no font has it: it becomes a box
         figure = draw()
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=130, bbox_inches=bounds)
-        plt.close(figure)
     return png.getvalue()
 
 
@@ -61,7 +56,8 @@ def confusion_png(counts: NDArray[np.intp], artists: Sequence[str], title: str) 
 def _draw_confusion(counts: NDArray[np.intp], artists: Sequence[str], title: str) -> Figure:
     n = len(artists)
     side = min(1.5 + 0.25 * n, 20)  # inches: a cell is little larger than its number
-    figure, axes = plt.subplots(figsize=(side, side))
+    figure = Figure(figsize=(side, side))
+    axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if n <= MAX_LABELLED:
@@ -96,7 +92,8 @@ def curves_png(curves: Curves, kept: int, title: str, further: Sequence[Curves] 
 
 def _draw_curves(curves: Curves, kept: int, title: str, further: Sequence[Curves]) -> Figure:
     epochs = np.arange(1, len(curves["loss"]) + 1)
-    figure, (accuracy, loss) = plt.subplots(2, 1, figsize=(4.5, 5), sharex=True)
+    figure = Figure(figsize=(4.5, 5))
+    accuracy, loss = figure.subplots(2, 1, sharex=True)
     for axes, name, label in (
         (accuracy, "top1", "top-1"),
         (accuracy, "top3", "top-3"),
@@ -138,13 +135,9 @@ def _draw_timeline(prediction: SongPrediction, name: str) -> Figure:
     rows = _timeline_rows(prediction)
     names = [shortened(prediction.artists[row], 18) for row in rows]
     seconds = len(prediction.samples) / prediction.sample_rate
-    figure, ((wave, unused), (grid, scale)) = plt.subplots(
-        2,
-        2,
-        figsize=(7, 1.9 + 0.22 * len(rows)),
-        height_ratios=[1, 0.25 * len(rows)],
-        width_ratios=[1, 0.02],
-        layout="constrained",
+    figure = Figure(figsize=(7, 1.9 + 0.22 * len(rows)), layout="constrained")
+    ((wave, unused), (grid, scale)) = figure.subplots(
+        2, 2, height_ratios=[1, 0.25 * len(rows)], width_ratios=[1, 0.02]
     )
     unused.axis("off")
     n_samples = len(prediction.samples)
