@@ -31,6 +31,7 @@ SHORTER = {
 IN_BACKGROUND = {  # commands that keep running, by their beginning, and the port they listen on
     "python3 -m dask scheduler": 8786,
     "python3 -m dask worker": None,
+    "python3 app.py": 7860,
 }
 SLOW_TEST = "a slow test runs it and checks the scores"
 NOT_RUN = {  # commands by their beginning
