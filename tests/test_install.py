@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, Finish
 
+FILES = ("pyproject.toml", "README.md", "LICENSE")
 USE = """
 import json, sys
 from importlib.metadata import version
@@ -33,8 +34,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("artistid", "musicfm"):  # not in place: a build leaves files behind
         ignored = shutil.ignore_patterns("__pycache__", "*.pt")
         shutil.copytree(PROJECT / name, source / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(PROJECT / name, source)
+    for path in (*PROJECT.glob("*.py"), *map(PROJECT.joinpath, FILES)):
+        shutil.copy(path, source)
     offline = ("--no-deps", "--no-build-isolation", "--no-index")
     options = ("--quiet", *offline, "--target", str(target), str(source))
     subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True)
@@ -70,3 +71,25 @@ def test_the_installed_package_has_its_data_files(installed: Path) -> None:
         assert list(installed.glob(f"artistid-*.dist-info/licenses/{licence}")), licence
     for path in ("py.typed", "results/page.html", "encoders/data/msd_musicnn.safetensors"):
         assert (installed / "artistid" / path).is_file(), path
+
+
+@pytest.mark.slow
+def test_the_scripts_run_without_the_checkout(
+    installed: Path, shared_course: Path, tmp_path: Path
+) -> None:
+    def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "artistid", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(installed)}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    scripts = {path.stem for path in PROJECT.glob("*.py")}
+    assert scripts == {*run("nothing").stderr.split("{")[1].split("}")[0].split(",")}
+    assert {path.stem for path in (installed / "artistid/scripts").glob("*.py")} == scripts
+    options = ("--data", shared_course, "--cache", "cache", "--repeats", 1, "--jobs", 2, "--quiet")
+    done = run("task1", *options, "--out", "out")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "out/pred_task1.json").exists()
+    refused = run("predict", "none.mp3")
+    assert (refused.returncode, refused.stderr[:11]) == (2, "predict.py:")
