@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -187,7 +188,7 @@ def main(settings: Settings) -> None:
         if not settings.quiet:
             print(f"open {page.local_url} in a browser; Ctrl-C ends it", file=sys.stderr)
         with suppress(KeyboardInterrupt):
-            signal.pause()
+            threading.Event().wait()
         page.close(verbose=False)
 
 
