@@ -311,16 +311,16 @@ def test_weights_and_card_of_two_runs_are_refused(copied: Any, finished: Finish)
         artistid.load_model(model)
 
 
-def test_the_newest_model_of_the_first_folder_that_has_one(tmp_path: Path) -> None:
+def test_the_models_of_the_first_folder_that_has_any_the_newest_first(tmp_path: Path) -> None:
     first, second = tmp_path / "result", tmp_path / "result/demo"
     with pytest.raises(UserError, match=r"no model in .*result or .*demo: train one with task1"):
-        inference.newest_model(first, second)
+        inference.newest_models(first, second)
     second.mkdir(parents=True)
     for folder, name in ((second, "model_task1.skops"), (second, "model_task2.safetensors")):
         (folder / name).touch()
     newer = second / "model_task1.skops"
     for seconds, path in enumerate((second / "model_task2.safetensors", newer)):
         os.utime(path, (seconds, seconds))
-    assert inference.newest_model(first, second) == newer
+    assert inference.newest_models(first, second) == [newer, second / "model_task2.safetensors"]
     (first / "model_task2.safetensors").touch()
-    assert inference.newest_model(first, second) == first / "model_task2.safetensors"
+    assert inference.newest_models(first, second) == [first / "model_task2.safetensors"]
