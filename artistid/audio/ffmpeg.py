@@ -20,7 +20,7 @@ Block = NDArray[np.float32]  # (samples, channels)
 
 
 class DamagedError(Exception):
-    """A file that begins as music, and does not go on as such."""
+    """A file that begins as music but cannot be decoded to the end."""
 
 
 class Music(NamedTuple):
@@ -34,7 +34,7 @@ class Music(NamedTuple):
 
 
 def music(file: BinaryIO) -> Music | None:
-    """What FFmpeg reads of an open file; None if it is no music. Its blocks raise DamagedError."""
+    """What FFmpeg reads of an open file; None if it is not music. Its blocks raise DamagedError."""
     import av  # 0.2 s: only for a file that needs it
 
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
