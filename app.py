@@ -157,7 +157,7 @@ class OwnPages:
         await app(scope, receive, send)
 
     def _is_own(self, host: str) -> bool:
-        return "*" in self.hosts or host.rpartition(":")[0] in self.hosts
+        return "*" in self.hosts or host.partition(":")[0] in self.hosts  # port 80 is not named
 
 
 def main(settings: Settings) -> None:
