@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from artistid.inference import embed as embed
     from artistid.inference import load_model as load_model
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = ["__version__", "embed", "load_model"]
 
 

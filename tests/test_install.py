@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, Finish
 
+import artistid
+
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 USE = """
 import json, sys
@@ -40,6 +42,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ("--quiet", *offline, "--target", str(target), str(source))
     subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True)
     return target
+
+
+def test_the_release_has_one_version() -> None:
+    citation = (PROJECT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {artistid.__version__}\n" in citation
+    assert changes.startswith(f"# Changes\n\n## {artistid.__version__}\n")
 
 
 @pytest.mark.slow
