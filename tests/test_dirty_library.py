@@ -204,9 +204,9 @@ def for_ffmpeg(_: Path, draw: Generator) -> list[bytes]:
     return [encode(samples, container, codec) for container, codec, *_ in KINDS.values()]
 
 
-@pytest.mark.parametrize("files", [mp3s, for_ffmpeg])
+@pytest.mark.parametrize(("files", "least"), [(mp3s, 20), (for_ffmpeg, 10)])
 def test_mutated_files_are_read_or_refused_in_time(
-    tmp_path: Path, files: Callable[[Path, Generator], list[bytes]]
+    tmp_path: Path, files: Callable[[Path, Generator], list[bytes]], least: int
 ) -> None:
     draw = np.random.default_rng(11)
     originals = files(tmp_path, draw)
@@ -225,4 +225,4 @@ def test_mutated_files_are_read_or_refused_in_time(
     assert len(outcomes) == N_MUTATED
     assert max(seconds for seconds, _ in outcomes) < 1
     n_read = sum(was_read for _, was_read in outcomes)
-    assert 10 < n_read < N_MUTATED  # the mutations are neither harmless nor all fatal
+    assert least < n_read < N_MUTATED  # the mutations are neither harmless nor all fatal
