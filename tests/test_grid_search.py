@@ -26,6 +26,7 @@ from artistid.models.classical import (
     SongClassifier,
     Songs,
     as_songs,
+    embedding_families,
     families,
     load_model,
 )
@@ -223,31 +224,37 @@ def test_songs_are_predicted_in_batches(
     assert_allclose(in_batches.vectors, at_once.vectors)
 
 
-@pytest.mark.parametrize("n_songs", [2, 10])
-def test_every_grid_point_can_be_tried_on_a_small_corpus(
-    rng: Generator, n_songs: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Two artists with a few songs of two rows and many columns."""
-    rows = {f"{artist}{i}": rng.normal(size=(2, 60)) for artist in "ab" for i in range(n_songs)}
-    small = [track(song[0], "album", song) for song in rows]
-    settings = SearchSettings(repeats=1)
-    search = GridSearch(card_of("ab"), few_trees, lambda song, *_: rows[song.id], settings, 0, HERE)
-    with caplog.at_level(logging.INFO, "artistid"):
-        trials = search.fit(small, [])
-    assert [trial.name for trial in trials] == [
-        "KNN",
-        "RandomForest",
-        "SVM",
-        "LDA",
-        "LogisticRegression",
-    ]
-    for trial in trials:
-        assert_allclose(trial.answers(small).runs.sum(axis=2), 1)
-    points = [line for line in caplog.messages if " / " in line and line.startswith("  ")]
-    assert len(points) == sum(len(trial.family.grid) for trial in trials)
-
-
 def few_trees(*sizes: int) -> Sequence[Family]:
     found = families(*sizes)
     found[1].classifier.set_params(row_classifier__classify__n_estimators=5)
     return found
+
+
+@pytest.mark.parametrize("n_songs", [2, 10])
+@pytest.mark.parametrize(("own_families", "n_rows"), [(few_trees, 2), (embedding_families, 1)])
+def test_every_grid_point_can_be_tried_on_a_small_corpus(
+    rng: Generator,
+    caplog: pytest.LogCaptureFixture,
+    own_families: Families,
+    n_rows: int,
+    n_songs: int,
+) -> None:
+    """Two artists with a few songs of few rows and many columns."""
+    rows = {
+        f"{artist}{i}": rng.normal(size=(n_rows, 60)) for artist in "ab" for i in range(n_songs)
+    }
+    small = [track(song[0], "album", song) for song in rows]
+    settings = SearchSettings(repeats=1)
+    search = GridSearch(
+        card_of("ab"), own_families, lambda song, *_: rows[song.id], settings, 0, HERE
+    )
+    with caplog.at_level(logging.INFO, "artistid"):
+        trials = search.fit(small, [])
+    assert [trial.name for trial in trials] == [own.name for own in own_families(2, 60, 0)]
+    for trial in trials:
+        assert_allclose(trial.answers(small).runs.sum(axis=2), 1)
+    points = [line for line in caplog.messages if " / " in line and line.startswith("  ")]
+    assert len(points) == sum(len(trial.family.grid) for trial in trials)
+    unfit = [line for line in points if "cannot be fitted: too few songs" in line]
+    lda_has_a_row_per_artist = n_rows == 1 and n_songs == 2
+    assert any("  LDA: 0.000" in line for line in unfit) == lda_has_a_row_per_artist

@@ -175,7 +175,9 @@ def families(n_rows: int, n_columns: int, seed: int) -> list[Family]:
 def embedding_families(_n_rows: int, _n_columns: int, _seed: int) -> list[Family]:
     """What the field puts on the embedding of a voice."""
     return [
-        _family("LogisticRegression", LogisticRegression(max_iter=10_000), {"classify__C": [0.1, 1]}),
+        _family(
+            "LogisticRegression", LogisticRegression(max_iter=10_000), {"classify__C": [0.1, 1]}
+        ),
         _family("LDA", _lda(), {"classify__shrinkage": ["auto"]}),
     ]
 

@@ -128,12 +128,12 @@ def _held_out_posteriors(
     labels: Labels,
 ) -> Posteriors:
     """(scored songs, artists). Artists missing from the training songs have posterior 0; all have
-    if the songs are too few or too much alike for the method's linear algebra."""
+    if the songs are too few or too much alike for the method."""
     parameters, (trained, scored) = work
     held_out = np.zeros((len(scored), int(labels.max()) + 1))
     try:
         model = _at(classifier, parameters).fit(songs[trained], labels[trained])
-    except np.linalg.LinAlgError:
+    except ValueError:  # from scikit-learn; a fault of ours fails again in the final fit
         return held_out
     held_out[:, model.classes_] = model.predict_proba(songs[scored])
     return held_out
