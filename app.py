@@ -50,7 +50,7 @@ class Settings:
         Path, arg(metavar="FOLDER", help_behavior_hint="(default: result/, else result/demo/)")
     ] = Path("result")
     """Folder with the models to choose from."""
-    host: str = "127.0.0.1"
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Address to listen on; 0.0.0.0: other machines can open the page, too."""
     port: int = 7860
     """Port to listen on."""
