@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
-from scipy.stats import binomtest
 
 from artistid.results import page
 
@@ -131,15 +130,6 @@ def test_tasks_are_side_by_side(tmp_path: Path, n: int) -> None:
 def test_what_a_task_hears_is_said(tmp_path: Path, source: str, words: str) -> None:
     write_metrics(tmp_path, "task2", settings={"source": source})
     assert f"CNN on log-mel spectrograms{words} 0.500" in show(tmp_path).text
-
-
-def test_intervals_are_computed_where_old_metrics_lack_them(tmp_path: Path) -> None:
-    val = {**scores(19 / 24), "n": 24, "top3": 1.0}
-    del val["top1_interval"], val["top3_interval"]
-    write_metrics(tmp_path, "task1", val=val)
-    expected = [binomtest(k, 24).proportion_ci(method="wilson") for k in (19, 24)]
-    top1, top3 = (f"{interval.low:.3f}\N{EN DASH}{interval.high:.3f}" for interval in expected)
-    assert f"0.792 {top1} 1.000 {top3} 0.625" in show(tmp_path).text
 
 
 def test_the_spread_over_seeds_is_beside_the_scores_of_their_mean(tmp_path: Path) -> None:

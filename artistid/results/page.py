@@ -15,7 +15,7 @@ from urllib.parse import quote
 import jinja2
 
 from artistid.foundation.files import replacing
-from artistid.metrics import ArtistScore, Scores, SeedScores, wilson_interval
+from artistid.metrics import ArtistScore, Scores, SeedScores
 
 PAGE = "index.html"
 TASKS = {  # title and method; braces refer to the metrics
@@ -202,13 +202,9 @@ def _listed(members: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _scores(values: dict[str, Any]) -> Scores:
-    intervals = {  # for metrics of earlier versions, which lack them
-        f"{measure}_interval": wilson_interval(values[measure], values["n"])
-        for measure in ("top1", "top3")
-    }
     per_artist = {artist: ArtistScore(**own) for artist, own in values["per_artist"].items()}
     seeds = SeedScores(**values["seeds"]) if values.get("seeds") else None
-    return Scores(**{**intervals, **values, "per_artist": per_artist, "seeds": seeds})
+    return Scores(**{**values, "per_artist": per_artist, "seeds": seeds})
 
 
 def _song(values: dict[str, Any]) -> Song:
