@@ -148,9 +148,9 @@ class OwnPages:
         self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = {name.decode(): value.decode() for name, value in scope.get("headers", ())}
-        host = headers.get("host", "")
-        origin = headers.get("origin", f"http://{host}").partition("://")[2]
+        named = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
+        host = named.get(b"host", "")
+        origin = named.get(b"origin", f"http://{host}").partition("://")[2]
         app = self.app
         if scope["type"] == "http" and (origin != host or not self._is_own(host)):
             app = PlainTextResponse("another site's page", status_code=403)
