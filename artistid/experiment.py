@@ -298,7 +298,9 @@ def train_and_report(
     if len(answers) > 1:
         name = best.candidate.name
         log.info("%s, and so the one that predicts: %s", learner.chosen_by, name)
-    posteriors = _saved(run, data, answers, number)
+    saved = _saved(run, data, answers, number)
+    path = posteriors_file(run.outputs.results, run.task.name)
+    posteriors = to_npz(saved, path.parent)
     run.clock.lap("evaluation")
     unheard = {"without_singer": [track.id for track in data.without_singer]}
     result = Record(
@@ -318,8 +320,7 @@ def train_and_report(
         extra={**(extra or {}), **(unheard if run.source.source != "mix" else {})},
         seconds=run.clock.seconds,
     )
-    path = posteriors_file(run.outputs.results, run.task.name)
-    record.write(result, run.outputs, {path: to_npz(posteriors, path.parent)})
+    record.write(result, run.outputs, {path: posteriors})
     learner.clean_up()
 
 
