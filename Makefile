@@ -38,6 +38,7 @@ lint: .venv/dev
 
 .venv/run: requirements.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip  # Python 3.11's takes twice as long
 	$(BIN)/python -m pip install --quiet --no-compile -r requirements.txt
 	touch $@
 
