@@ -166,7 +166,7 @@ def families(n_rows: int, n_columns: int, seed: int) -> list[Family]:
         ),
         _family(
             "LogisticRegression",
-            LogisticRegression(max_iter=10_000),
+            _logistic_regression(),
             each | {"classify__C": [0.01, 0.03, 0.1]},
         ),
     ]
@@ -175,9 +175,7 @@ def families(n_rows: int, n_columns: int, seed: int) -> list[Family]:
 def embedding_families(_n_rows: int, _n_columns: int, _seed: int) -> list[Family]:
     """What the field puts on the embedding of a voice."""
     return [
-        _family(
-            "LogisticRegression", LogisticRegression(max_iter=10_000), {"classify__C": [0.1, 1]}
-        ),
+        _family("LogisticRegression", _logistic_regression(), {"classify__C": [0.1, 1]}),
         _family("LDA", _lda(), {"classify__shrinkage": ["auto"]}),
     ]
 
@@ -188,6 +186,10 @@ def _family(name: str, classifier: Any, *grids: Mapping[str, Sequence[Any]]) -> 
     )
     prefixed = [{f"row_classifier__{key}": grid[key] for key in grid} for grid in grids]
     return Family(name, SongClassifier(pipeline), list(ParameterGrid(prefixed)))
+
+
+def _logistic_regression() -> LogisticRegression:
+    return LogisticRegression(max_iter=10_000)
 
 
 def _lda(solver: str = "lsqr") -> LinearDiscriminantAnalysis:
