@@ -25,14 +25,14 @@ from artistid.foundation import progress
 from artistid.results import figures
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 PROJECT = Path(__file__).resolve().parent.parent
 GAMEMUSIC_PLACES = (PROJECT.parent / "shared" / "gamemusic", PROJECT / "gamemusic")
 GAMEMUSIC = next((place for place in GAMEMUSIC_PLACES if place.is_dir()), GAMEMUSIC_PLACES[-1])
 RATE = 16_000  # Hz
 TASKS = {  # options with which each learns the tiny course
-    "task1": ("--repeats", 1, "--jobs", 2),
+    "task1": ("--repeats", 1, "--jobs", 1),
     "task2": ("--epochs", 12, "--batch-size", 8, "--mixup", 0, "--jobs", 1),
     "task2_baseline": ("--epochs", 20, "--batch-size", 4, "--jobs", 1, "--encoder", "musicnn"),
 }
@@ -329,3 +329,33 @@ def browser() -> "Iterator[Browser]":
         browser = started.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
         yield browser
         browser.close()
+
+
+class Windows:
+    """Windows on one page. An error on a console fails the test, unless it clears `complaints`."""
+
+    def __init__(self, browser: "Browser", url: str) -> None:
+        self._browser, self._url = browser, url
+        self._windows: list[Page] = []
+        self.loaded: list[str] = []  # URLs
+        self.complaints: list[str] = []
+
+    def open(self, width: int = 1280, **options: Any) -> "Page":
+        """A window of `width` pixels."""
+        window = self._browser.new_page(viewport={"width": width, "height": 900}, **options)
+        self._windows.append(window)
+        window.set_default_timeout(30_000)  # ms
+        window.on("request", lambda request: self.loaded.append(request.url))
+        window.on("console", self._listen)
+        window.on("pageerror", lambda error: self.complaints.append(str(error)))
+        window.goto(self._url)
+        return window
+
+    def _listen(self, message: "ConsoleMessage") -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    def close(self) -> None:
+        for window in self._windows:
+            window.close()
+        assert self.complaints == []

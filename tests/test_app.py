@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -9,13 +10,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import PROJECT, RATE, Finish, write_audio
+from conftest import PROJECT, RATE, Finish, Windows, write_audio
 
 import artistid
 
@@ -34,6 +35,7 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server(finished: Finish, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """At its end by Ctrl-C it deletes what somebody has left behind."""
     pytest.importorskip("gradio", reason="no Gradio: pip install 'artistid[app]'")
     uploads = tmp_path_factory.mktemp("uploads")
     with socket.socket() as free:
@@ -49,52 +51,44 @@ def server(finished: Finish, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     url = f"http://127.0.0.1:{port}/"
     assert process.stderr.readline() == f"open {url} in a browser; Ctrl-C ends it\n"
     yield Server(process, url, uploads)
-    process.kill()
-    process.communicate()
+    try:
+        with urllib.request.urlopen(upload(url, "left.wav", b"song")):
+            assert list(uploads.rglob("left.wav"))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(STOPPED_S) == 0
+        assert [path for path in uploads.rglob("*") if path.is_file()] == []
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def upload(url: str, name: str, content: bytes) -> urllib.request.Request:
+    head = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    body = head.encode() + content + b"\r\n--b--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    return urllib.request.Request(f"{url}gradio_api/upload", body, kind)
 
 
 @pytest.fixture
-def complaints() -> Iterator[list[str]]:
-    """Errors on the browser's console; none, unless a test expects them."""
-    texts: list[str] = []
-    yield texts
-    assert texts == []
-
-
-@pytest.fixture
-def visit(
-    browser: "Browser", server: Server, complaints: list[str]
-) -> "Iterator[Callable[[int], Page]]":
-    """Opens the page in a window of so many pixels; it must load nothing from elsewhere."""
-    opened, loaded = [], []
-
-    def visit(width: int = 1280) -> "Page":
-        window = browser.new_page(viewport={"width": width, "height": 900})
-        opened.append(window)
-        window.set_default_timeout(30_000)  # ms
-        window.on("request", lambda request: loaded.append(request.url))
-        window.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-        window.on("pageerror", lambda error: complaints.append(str(error)))
-        window.goto(server.url)
-        window.locator("input[type=file]").wait_for(state="attached")
-        return window
-
-    yield visit
-    for window in opened:
-        window.close()
+def windows(browser: "Browser", server: Server) -> Iterator[Windows]:
+    """They must load nothing from elsewhere."""
+    windows = Windows(browser, server.url)
+    yield windows
+    windows.close()
     own = (server.url, "data:", f"blob:{server.url}")
-    assert [url for url in loaded if not url.startswith(own)] == []
+    assert [url for url in windows.loaded if not url.startswith(own)] == []
 
 
 def dropped(window: "Page", song: Path) -> str:
     """What the page says of a song first."""
+    window.locator("input[type=file]").wait_for(state="attached")
     window.set_input_files("input[type=file]", song)
     return window.locator("h3").inner_text()
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_song_gets_bars_a_timeline_and_its_nearest_songs(
-    visit: "Callable[[int], Page]",
+    windows: Windows,
     finished: Finish,
     shared_course: Path,
     width: int,
@@ -103,7 +97,7 @@ def test_a_song_gets_bars_a_timeline_and_its_nearest_songs(
     expected = artistid.load_model(finished("task1").model).predict(song)
     ((artist, probability),) = expected.top(1)
     assert not expected.is_unknown
-    window = visit(width)
+    window = windows.open(width)
     assert dropped(window, song) == artist
     figure = window.locator(".timeline img")
     figure.wait_for()
@@ -115,28 +109,35 @@ def test_a_song_gets_bars_a_timeline_and_its_nearest_songs(
     assert window.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
-def test_a_stranger_is_marked(
-    visit: "Callable[..., Page]", finished: Finish, tmp_path: Path
-) -> None:
+def test_a_stranger_is_marked(windows: Windows, finished: Finish, tmp_path: Path) -> None:
     song = tmp_path / "noise.wav"
     write_audio(song, np.random.default_rng(0).normal(0, 0.1, 3 * RATE))
     assert artistid.load_model(finished("task1").model).predict(song).is_unknown
-    assert dropped(visit(), song).startswith("unknown? artist_")
+    assert dropped(windows.open(), song).startswith("unknown? artist_")
 
 
-def test_files_that_cannot_be_used_are_refused_in_words(
-    visit: "Callable[..., Page]", complaints: list[str], tmp_path: Path
-) -> None:
+def test_files_that_cannot_be_used_are_refused_in_words(windows: Windows, tmp_path: Path) -> None:
     text = tmp_path / "words.txt"
     text.write_text("no music")
     broken = Path(shutil.copy(text, tmp_path / "broken.mp3"))
-    window = visit()
+    window = windows.open()
+    window.locator("input[type=file]").wait_for(state="attached")
     window.set_input_files("input[type=file]", text)
     window.get_by_text("Invalid file type: words.txt").wait_for()
     reason = "cannot be decoded: Format not recognised"
     assert dropped(window, broken) == f"{broken.name}: {reason}"
-    assert set(complaints) <= {"Waveform load error: MediaError"}  # the player's
-    complaints.clear()
+    assert set(windows.complaints) <= {"Waveform load error: MediaError"}  # the player's
+    windows.complaints.clear()
+
+
+def test_without_gradio_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(PROJECT / "app.py"))
+    line = "app.py: needs Gradio: pip install 'gradio>=6,<7'\n"
+    assert (exit_.value.code, capsys.readouterr().err) == (2, line)
 
 
 def test_pages_of_other_sites_are_refused(server: Server) -> None:
@@ -160,10 +161,7 @@ def test_pages_of_other_sites_are_refused(server: Server) -> None:
 
 
 def test_more_than_100_mb_are_refused(server: Server) -> None:
-    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="long.mp3"\r\n\r\n'
-    body = head + bytes(101 * 2**20) + b"\r\n--b--\r\n"
-    kind = {"Content-Type": "multipart/form-data; boundary=b"}
-    request = urllib.request.Request(f"{server.url}gradio_api/upload", body, kind)
+    request = upload(server.url, "long.mp3", bytes(101 * 2**20))
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=60)
     refused.value.close()
@@ -171,15 +169,15 @@ def test_more_than_100_mb_are_refused(server: Server) -> None:
 
 
 def test_nothing_that_was_uploaded_stays(
-    visit: "Callable[..., Page]", server: Server, shared_course: Path
+    windows: Windows, server: Server, shared_course: Path
 ) -> None:
-    """Once there is another song, the window is closed, or the server ends."""
+    """Once there is another song, or the window is closed; else until the server ends."""
     first, second = (shared_course / f"artist20/test/00{n}.mp3" for n in (1, 2))
 
     def kept() -> list[str]:
         return [path.name for path in server.uploads.rglob("*.*") if path.is_file()]
 
-    window = visit()
+    window = windows.open()
     dropped(window, first)
     assert kept() == [first.name]
     window.get_by_label("Clear").first.click()
@@ -190,9 +188,5 @@ def test_nothing_that_was_uploaded_stays(
     for _ in range(100):
         if not kept():
             break
-        visit().wait_for_timeout(100)
+        windows.open().wait_for_timeout(100)
     assert kept() == []
-    dropped(visit(), first)
-    server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(STOPPED_S) == 0
-    assert [path for path in server.uploads.rglob("*") if path.is_file()] == []

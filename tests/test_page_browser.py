@@ -1,7 +1,7 @@
 """How the comparison page behaves in Chromium, driven by Playwright."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +9,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
+from conftest import Windows
 from test_page import ARTISTS, TASKS, scores, song, write_metrics
 
 from artistid.results import page
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 SONGS = (
     'the "best" of 100% #1? été & \N{GUITAR}.wav',
@@ -57,49 +58,22 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def complaints() -> Iterator[list[str]]:
-    """What the browser writes to its console; nothing, unless a test expects it."""
-    texts: list[str] = []
-    yield texts
-    assert texts == []
+def windows(browser: "Browser", shown: Path) -> Iterator[Windows]:
+    windows = Windows(browser, shown.as_uri())
+    yield windows
+    windows.close()
 
 
-@pytest.fixture
-def visit(
-    browser: "Browser", shown: Path, complaints: list[str]
-) -> "Iterator[Callable[..., Page]]":
-    """Opens the page in a window of `width` pixels; `seen` collects the URLs that it loads."""
-    opened = []
-
-    def visit(width: int, seen: list[str] | None = None, dark: bool = False) -> "Page":
-        window = browser.new_page(
-            viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light"
-        )
-        opened.append(window)
-        window.set_default_timeout(20_000)  # ms
-        window.on("console", lambda message: complaints.append(message.text))
-        window.on("pageerror", lambda error: complaints.append(str(error)))
-        if seen is not None:
-            window.on("request", lambda request: seen.append(request.url))
-        window.goto(shown.as_uri())
-        return window
-
-    yield visit
-    for window in opened:
-        window.close()
-
-
-def test_only_the_page_itself_is_loaded(visit: "Callable[..., Page]", shown: Path) -> None:
-    seen: list[str] = []
-    window = visit(1280, seen)
+def test_only_the_page_itself_is_loaded(windows: Windows, shown: Path) -> None:
+    window = windows.open()
     is_drawn = "[...document.images].map(i => i.complete && i.naturalWidth > 0)"
     assert window.evaluate(is_drawn) == 9 * [True]
-    assert [url for url in seen if not url.startswith("data:")] == [shown.as_uri()]
+    assert [url for url in windows.loaded if not url.startswith("data:")] == [shown.as_uri()]
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_the_screen(visit: "Callable[..., Page]", width: int) -> None:
-    window = visit(width)
+def test_it_fits_the_screen(windows: Windows, width: int) -> None:
+    window = windows.open(width)
     for state in ("false", "true"):
         window.evaluate(f"document.querySelectorAll('details').forEach(d => d.open = {state})")
         assert window.evaluate("document.scrollingElement.scrollWidth") <= width
@@ -109,18 +83,18 @@ def test_it_fits_the_screen(visit: "Callable[..., Page]", width: int) -> None:
         assert table.evaluate("box => box.scrollWidth <= box.clientWidth")
 
 
-def test_it_follows_dark_mode(visit: "Callable[..., Page]") -> None:
+def test_it_follows_dark_mode(windows: Windows) -> None:
     colours = "(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))"
     for dark in (False, True):
         text, ground = (
             sum(map(int, colour.removeprefix("rgb(").removesuffix(")").split(",")))
-            for colour in visit(1280, dark=dark).evaluate(colours)
+            for colour in windows.open(color_scheme="dark" if dark else "light").evaluate(colours)
         )
         assert (text > 600, ground < 100) == (dark, dark)
 
 
-def test_headers_sort_by_mouse_and_keyboard(visit: "Callable[..., Page]") -> None:
-    window = visit(1280)
+def test_headers_sort_by_mouse_and_keyboard(windows: Windows) -> None:
+    window = windows.open()
     table = window.locator(".sortable").first
     headers = table.locator("thead tr").nth(1).locator("th")
 
@@ -140,8 +114,8 @@ def test_headers_sort_by_mouse_and_keyboard(visit: "Callable[..., Page]") -> Non
     assert window.locator("[aria-sort]").count() == 1
 
 
-def test_a_figure_is_enlarged_and_closed(visit: "Callable[..., Page]") -> None:
-    window = visit(1280)
+def test_a_figure_is_enlarged_and_closed(windows: Windows) -> None:
+    window = windows.open()
     small = window.locator(".enlarge img").first
     large = window.locator("dialog img")
     width = "image => image.clientWidth"
@@ -155,19 +129,19 @@ def test_a_figure_is_enlarged_and_closed(visit: "Callable[..., Page]") -> None:
     assert not large.is_visible()
 
 
-def test_songs_can_be_played(visit: "Callable[..., Page]") -> None:
-    window = visit(390)
+def test_songs_can_be_played(windows: Windows) -> None:
+    window = windows.open(390)
     players = f"[...document.querySelectorAll('audio')].filter(a => a.ariaLabel !== '{LOST}')"
     window.evaluate(f"{players}.forEach(a => a.preload = 'auto')")
     window.wait_for_function(f"{players}.every(a => a.duration > 0)")
     assert window.evaluate(f"{players}.map(a => a.duration)") == pytest.approx([0.5, 0.5])
 
 
-def test_a_missing_song_is_reported(visit: "Callable[..., Page]", complaints: list[str]) -> None:
-    window = visit(390)
+def test_a_missing_song_is_reported(windows: Windows) -> None:
+    window = windows.open(390)
     window.evaluate("document.querySelectorAll('audio').forEach(a => a.preload = 'auto')")
     window.locator(".song .gone").wait_for()
     assert window.locator(".song .gone").all_inner_texts() == [
         "Cannot play ../music/it%20is%20lost.wav"
     ]
-    complaints.clear()  # Chromium reports the missing file, too
+    windows.complaints.clear()  # Chromium reports the missing file, too
