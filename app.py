@@ -33,10 +33,11 @@ from artistid.vocals.voice import Separated
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 try:
     import gradio
+    from starlette.datastructures import Headers
     from starlette.middleware import Middleware
     from starlette.responses import PlainTextResponse
 except ImportError:
-    sys.exit("app.py: needs Gradio; pip install 'artistid[app]'")
+    cli.stop("app.py: needs Gradio: pip install 'gradio>=6,<7'")
 
 MAX_BYTES = 100 * 2**20
 MAX_S = 30 * 60
@@ -79,7 +80,6 @@ class Models:
     def say(self, name: str, song: str | None) -> Said:
         if song is None:
             return Said()
-        title = html.escape(printable(Path(song).name))
         try:
             if name not in self.loaded:
                 voice = Separated(self.vocals)
@@ -88,19 +88,24 @@ class Models:
                 )
             prediction = self.loaded[name].predict(song, MAX_S)
         except (AudioError, UserError) as error:
-            return Said(f"<h3>{title}: {html.escape(printable(str(error)))}</h3>")
+            return Said(f"<h3>{escaped(Path(song).name)}: {escaped(error)}</h3>")
         best = prediction.top(N_BARS)
         artist = best[0][0]
         mark = "unknown? " if prediction.is_unknown else ""
         png = base64.b64encode(figures.timeline_png(prediction, Path(song).stem)).decode()
-        nearest = "".join(f"<li>{html.escape(near)}</li>" for near in prediction.nearest(artist))
-        note = f"<p>{html.escape(prediction.note)}</p>" if prediction.note else ""
+        nearest = "".join(f"<li>{escaped(near)}</li>" for near in prediction.nearest(artist))
+        note = f"<p>{escaped(prediction.note)}</p>" if prediction.note else ""
         return Said(
-            f"<h3>{mark}{html.escape(printable(artist))}</h3>{note}",
-            dict(best),
+            f"<h3>{mark}{escaped(artist)}</h3>{note}",
+            {printable(name): probability for name, probability in best},
             f'<img alt="posterior of each excerpt" src="data:image/png;base64,{png}">',
-            f"Nearest training songs by {html.escape(printable(artist))}:<ol>{nearest}</ol>",
+            f"Nearest training songs by {escaped(artist)}:<ol>{nearest}</ol>",
         )
+
+
+def escaped(text: object) -> str:
+    """`text` as part of a page; a name need not be UTF-8."""
+    return html.escape(printable(text))
 
 
 def page_of(models: Models) -> "gradio.Blocks":
@@ -148,9 +153,9 @@ class OwnPages:
         self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        named = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
-        host = named.get(b"host", "")
-        origin = named.get(b"origin", f"http://{host}").partition("://")[2]
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        host = headers.get("host", "")
+        origin = headers.get("origin", f"http://{host}").partition("://")[2]
         app = self.app
         if scope["type"] == "http" and (origin != host or not self._is_own(host)):
             app = PlainTextResponse("another site's page", status_code=403)

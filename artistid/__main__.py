@@ -1,5 +1,6 @@
 """The scripts, where the package is installed without them: python3 -m artistid task1 --help"""
 
+import argparse
 import runpy
 import sys
 
@@ -9,11 +10,9 @@ SCRIPTS = ("task1", "task2", "task2_baseline", "ensemble", "predict", "app")
 
 
 def main() -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in SCRIPTS:
-        sys.exit(
-            f"usage: python3 -m artistid {{{','.join(SCRIPTS)}}} [options], or --help after one"
-        )
+    parser = argparse.ArgumentParser("python3 -m artistid", description=__doc__)
+    parser.add_argument("script", choices=SCRIPTS, help="followed by its own options")
+    name = parser.parse_args(sys.argv[1:2]).script
     sys.argv[:2] = [f"{name}.py"]
     if root := checkout():
         runpy.run_path(str(root / f"{name}.py"), run_name="__main__")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
@@ -102,15 +102,15 @@ def start(
         main(chosen)
         sys.stdout.flush()
     except UserError as error:
-        _exit(f"{program}: {error}", 2)
+        stop(f"{program}: {error}")
     except BrokenPipeError:  # the reader of the results, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        _exit(f"{program}: {error.filename or 'file system'}: {error.strerror or error}", 2)
+        stop(f"{program}: {error.filename or 'file system'}: {error.strerror or error}")
     except KeyboardInterrupt:
         parallel.kill_workers()
-        _exit(f"\n{program}: interrupted; {after_interrupt}", 130)
+        stop(f"\n{program}: interrupted; {after_interrupt}", 130)
 
 
 def _program() -> str:
@@ -128,6 +128,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _exit(message: str, status: int) -> None:
+def stop(message: str, status: int = 2) -> NoReturn:
+    """Exit with one line on standard error."""
     print(message, file=sys.stderr)
     sys.exit(status)
