@@ -300,11 +300,13 @@ def shares(members: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArra
 
 def fit_weights(members: NDArray[np.float64], labels: Labels) -> NDArray[np.float64]:
     """The weights, none negative, whose mean of (members, songs, artists) gives the true artists
-    the highest log posterior: maximum likelihood of a mixture, by expectation maximisation."""
+    the highest log posterior: maximum likelihood of a mixture, by expectation maximisation. Of the
+    songs that all members have a prediction for; equal weights if there are none."""
     n = len(members)
     of_true = members[:, np.arange(len(labels)), labels] + MIN_PROBABILITY  # (members, songs)
+    of_true = of_true[:, _is_predicted(members).all(axis=0)]
     weights = np.full(n, 1 / n)
-    for _ in range(N_WEIGHT_STEPS):
+    for _ in range(N_WEIGHT_STEPS if of_true.size else 0):
         shares = weights[:, np.newaxis] * of_true
         weights = (shares / shares.sum(axis=0)).mean(axis=1)
     return weights

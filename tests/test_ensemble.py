@@ -216,6 +216,15 @@ def test_fitted_weights_are_those_of_a_general_optimiser(rng: Generator) -> None
     np.testing.assert_allclose(found, expected.x, atol=0.02)
 
 
+def test_weights_are_fitted_on_the_songs_that_all_members_predict(rng: Generator) -> None:
+    labels = rng.integers(0, 3, 40)
+    members = np.stack(2 * [drawn(rng, 40)])
+    members[1, 0] = 0
+    np.testing.assert_allclose(metrics.fit_weights(members, labels), 0.5)
+    members[1] = 0
+    np.testing.assert_allclose(metrics.fit_weights(members, labels), 0.5)
+
+
 @pytest.mark.parametrize(("n", "knowledge", "is_fitted"), [(400, 2.0, True), (400, 0.0, False)])
 def test_weights_are_fitted_where_songs_they_were_not_fitted_on_gain(
     rng: Generator, n: int, knowledge: float, is_fitted: bool

@@ -138,7 +138,7 @@ def test_audio_shorter_than_a_frame_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
-    [({"hop": 500}, "does not divide"), ({"excerpt_s": 0.1}, "shorter than a frame")],
+    [({"hop": 500}, "does not divide"), ({"excerpt_s": 0.1}, "must be at least 0.128")],
 )
 def test_impossible_settings_are_refused(settings: dict[str, float], reason: str) -> None:
     with pytest.raises(UserError, match=reason):

@@ -82,8 +82,13 @@ def test_folds_are_of_songs_if_an_artist_has_one_album() -> None:
     assert scored != others
 
 
+def test_folds_of_the_largest_seed_are_drawn() -> None:
+    tracks = [track(artist, str(n)) for artist in "ab" for n in range(4)]
+    assert len(make_folds(tracks, 2, 2, 2**32 - 1).pairs) == 4
+
+
 def test_too_few_songs_for_folds_are_refused() -> None:
-    with pytest.raises(UserError, match="at least two artists with two tracks"):
+    with pytest.raises(UserError, match="train: cross-validation needs two artists"):
         make_folds([track("a", "x"), track("a", "y"), track("b", "z")], 5, 1, 0)
 
 

@@ -8,6 +8,7 @@ Audio is float32 mono in [-1, 1]. Frames are centred; the signal is padded with 
 crossings, with its edge values). Feature matrices are (frames, columns) float32.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,10 +60,10 @@ class FeatureSettings:
     def __post_init__(self) -> None:
         if self.n_fft % self.hop:
             raise UserError(f"hop {self.hop} does not divide n_fft {self.n_fft}")
-        if not self.excerpt_s * self.sample_rate >= self.n_fft:  # also for NaN
+        frame_s = self.n_fft / self.sample_rate
+        if not frame_s <= self.excerpt_s < math.inf:
             raise UserError(
-                f"an excerpt of {self.excerpt_s} s is shorter than a frame; "
-                f"use at least {self.n_fft / self.sample_rate} s"
+                f"--excerpt-seconds {self.excerpt_s}: must be at least {frame_s}, and finite"
             )
 
 

@@ -75,7 +75,7 @@ def make_folds(tracks: Sequence[Track], n_folds: int, repeats: int, seed: int) -
     albums = np.array([track.album_key for track in tracks])
     _, counts = np.unique(artists, return_counts=True)
     if np.sum(counts >= 2) < 2:
-        raise UserError("cross-validation needs at least two artists with two tracks in train")
+        raise UserError("train: cross-validation needs two artists with two tracks each; add some")
     fewest_albums = min(len(set(albums[artists == artist])) for artist in set(artists))
     by_album = fewest_albums >= 2
     kind: Any = StratifiedGroupKFold if by_album else StratifiedKFold
@@ -84,7 +84,7 @@ def make_folds(tracks: Sequence[Track], n_folds: int, repeats: int, seed: int) -
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")
         for repeat in range(repeats):
-            split = kind(n_folds, shuffle=True, random_state=seed + repeat)
+            split = kind(n_folds, shuffle=True, random_state=(seed + repeat) % 2**32)
             pairs += split.split(artists, artists, groups=albums if by_album else None)
     what = "whole albums" if by_album else "songs (an artist has only one album)"
     return Folds(pairs, f"{n_folds} folds of {what}, {repeats} repeat(s)")

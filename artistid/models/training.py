@@ -69,7 +69,7 @@ class TrainingSettings:
     """auto: bf16 if the hardware supports it, else fp32."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, batch_size=1, seeds=1, weight_decay=0)
+        require_at_least(self, batch_size=2, seeds=1, weight_decay=0)
         if self.epochs is not None:
             require_at_least(self, epochs=1)
         if not 0 < self.lr < float("inf"):
@@ -281,12 +281,14 @@ class Trainer:
 
     def own_batches(self, number: int) -> list[Crops]:
         """What this process trains on in an epoch. All processes have equally many crops and
-        batches: the first crops repeat where their number does not divide evenly."""
+        batches, and a batch has two crops at least, for batch normalisation: the first crops repeat
+        where their number does not divide evenly."""
         draw = np.random.default_rng(seed_for(self.seed, CROPS, number))
         crops = random_crops(self.train.songs.lengths, self.crop_frames, draw)
         n = self.devices.n_processes
-        own = np.resize(np.arange(len(crops)), -(-len(crops) // n) * n)[self.devices.rank :: n]
-        n_batches = -(-len(own) // max(1, self.settings.batch_size // n))
+        n_own = max(2, -(-len(crops) // n))
+        own = np.resize(np.arange(len(crops)), n_own * n)[self.devices.rank :: n]
+        n_batches = min(-(-n_own // max(2, self.settings.batch_size // n)), n_own // 2)
         return [crops.take(batch) for batch in np.array_split(own, n_batches)]
 
     def _validate(self, val: Examples) -> Validation:
@@ -408,10 +410,14 @@ def initialised(
 
 
 def identity_of(settings: TrainingSettings, seed: int, devices: Devices) -> dict[str, Any]:
-    """The settings that must be the same for a training to be resumed."""
+    """What must be the same for a training to be resumed."""
     names = {field.name for field in fields(settings)} - {"device", "resume"}
     values = {name: value for name, value in asdict(settings).items() if name in names}
-    return values | {"seed": seed, "precision": devices.precision}
+    return values | {
+        "seed": seed,
+        "precision": devices.precision,
+        "processes": devices.n_processes,
+    }
 
 
 def _copied(network: nn.Module) -> dict[str, Tensor]:
@@ -469,8 +475,9 @@ def _memory_errors_explained(settings: TrainingSettings) -> Iterator[None]:
     """Raise UserError with the remedy if memory runs out in the block."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        is_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not is_of_memory and "can't allocate memory" not in str(error):  # torch's, on a CPU
             raise
         raise UserError(
             f"out of memory: use a smaller --batch-size (now {settings.batch_size}) or shorter "
