@@ -61,6 +61,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
+        if self.data and self.out and self.data.resolve() == self.out.resolve():
+            raise UserError(f"--out {self.out}: the corpus is there; name another folder")
 
 
 def flat(settings: Any) -> dict[str, Any]:

@@ -164,9 +164,11 @@ def started(
     corpus, is_demo = _choose_corpus(data, library, workers)
     outputs = _choose_outputs(data.out, is_demo)
     path = outputs.texts / task.log
-    with progress.logging_to(path, data.quiet) if IS_MAIN_PROCESS else nullcontext():
+    options = cli.flat(settings)
+    log_file = progress.logging_to(path, data.quiet, append=options.get("resume", False))
+    with log_file if IS_MAIN_PROCESS else nullcontext():
         made = record.provenance()
-        run = Run(task, cli.flat(settings), data, source, workers, corpus, outputs, made)
+        run = Run(task, options, data, source, workers, corpus, outputs, made)
         record.log_start(task, run.settings, made)
         sizes = ", ".join(f"{len(corpus.split(split))} {split}" for split in SPLITS)
         log.info("corpus %s: %d artists; songs: %s", corpus.name, len(corpus.artists), sizes)

@@ -251,6 +251,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         curves, screen = outcome("--resume")
         assert "resumed after epoch 1" in screen
         assert ("resumed after epoch 2" in screen) == name.endswith("refit.pt")
+        log = (tmp_path / "out/log_task2.txt").read_text()
+        assert log.index("epoch   1:") < log.index("interrupted") < log.index("resumed after")
         assert curves == straight
         assert contents(tmp_path / "out") == expected  # and no checkpoint is left
 

@@ -76,14 +76,15 @@ class _File(logging.FileHandler):
 
 
 @contextmanager
-def logging_to(path: Path, quiet: bool) -> Iterator[None]:
-    """Send the log to the file at `path`, line by line, and to the screen unless `quiet`.
+def logging_to(path: Path, quiet: bool, append: bool = False) -> Iterator[None]:
+    """Send the log to the file at `path`, line by line, and to the screen unless `quiet`. What the
+    file has is kept if `append`.
 
     Whatever ends the block early is the last entry of the file: one line for a user's mistake,
     Ctrl-C or a closed pipe, the traceback for everything else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = _File(path, mode="w", encoding="utf-8", errors="backslashreplace")
+    file = _File(path, mode="a" if append else "w", encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     screen: list[logging.Handler] = [] if quiet else [_Screen()]
     log.setLevel(logging.INFO)

@@ -152,8 +152,8 @@ def write(record: Record, outputs: Outputs, further: Mapping[Path, bytes]) -> No
         for track, top in zip(record.tracks["test"], record.test.top, strict=True)
         if top
     }
+    path = outputs.texts / f"pred_{record.task.name}.json"
     if predictions:
-        path = outputs.texts / f"pred_{record.task.name}.json"
         files[path] = to_json(predictions)
         log.info("predictions for %d test songs: %s", len(predictions), path)
     else:
@@ -166,6 +166,8 @@ def write(record: Record, outputs: Outputs, further: Mapping[Path, bytes]) -> No
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in record.seconds.items())
     log.info("metrics and figures: %s (%s)", outputs.results, stages)
     write_all(files)
+    if not predictions:
+        path.unlink(missing_ok=True)  # of a run that had test songs
     page.refresh(outputs.results)
     log.info("all tasks compared: %s", outputs.results / page.PAGE)
 
