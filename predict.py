@@ -58,7 +58,7 @@ class Settings:
     weights: Annotated[
         Path | None, arg(metavar="FILE", help_behavior_hint="(default: as for task2_baseline.py)")
     ] = None
-    """MusicFM's weights, for a model trained on its embeddings."""
+    """Weights of MusicFM or ECAPA-TDNN, for a model on their embeddings."""
     device: DeviceName = "auto"
     """Where to compute; auto: CUDA or MPS if available, else the CPU."""
     quiet: bool = False

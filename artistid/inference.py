@@ -219,18 +219,18 @@ def _together(members: Sequence[Answer], weights: Floats) -> Answer:
 
 def load_model(
     path: str | Path,
-    weights: Path | None = None,
+    weights: Path | str | None = None,
     device: DeviceName = "auto",
     source: Source | None = None,
     voice: Voice | None = None,
 ) -> Predictor:
-    """The model that a task saved at `path`; `weights` are MusicFM's, for a model that needs them
-    from another place than usual.
+    """The model that a task saved at `path`; `weights` are its encoder's, if they are in another
+    place than usual.
 
     It listens to what it was trained on, or to the `source` of it if it was trained on both mix and
     vocals. `voice` is where vocals come from: by default they are separated, and cached.
     Raises UserError for a file that is missing, damaged, or of another version."""
-    path = Path(path)
+    path, weights = Path(path), Path(weights) if weights else None
     voice = voice or Separated(DEFAULT_CACHE)
     if path.suffix == ".json":
         return Predictor(_load_ensemble(path, weights, device, source), voice)
@@ -344,7 +344,7 @@ def newest_models(*folders: Path) -> list[Path]:
 def embed(
     song: Song,
     encoder: str = "auto",
-    weights: Path | None = None,
+    weights: Path | str | None = None,
     layer: int = 7,
     device: DeviceName = "auto",
 ) -> NDArray[np.float32]:
@@ -352,7 +352,7 @@ def embed(
 
     Raises AudioError for a song that cannot be used, UserError for missing weights."""
     devices = Devices(device, "auto")
-    choice = registry.EncoderSettings(encoder, weights, layer)
+    choice = registry.EncoderSettings(encoder, Path(weights) if weights else None, layer)
     found = registry.find(choice, devices.device, devices.precision)
     return found.embeddings(_loaded(song))
 

@@ -22,6 +22,7 @@ from artistid.audio.features import FeatureSettings, SongLoader
 from artistid.audio.melspec import LOG_MEL, MelSettings
 from artistid.dataset.corpus import Track
 from artistid.foundation import progress
+from artistid.foundation.errors import UserError
 from artistid.foundation.parallel import Workers
 from artistid.metrics import CVScores
 from artistid.models.card import ModelCard
@@ -43,7 +44,11 @@ ARTISTS = [f"artist_{number:02}" for number in range(20)]
 @dataclass(frozen=True)
 class Settings:
     songs: tuple[int, ...] = (100, 1_000, 10_000)
-    """Numbers of songs."""
+    """Numbers of songs, two at least."""
+
+    def __post_init__(self) -> None:
+        if len(self.songs) < 2:
+            raise UserError("--songs: name two numbers at least")
 
 
 def make_songs(folder: Path, n_songs: int) -> list[Track]:

@@ -5,7 +5,6 @@ import os
 import platform
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ import torch
 import tyro
 from joblib.externals.loky import get_reusable_executor
 
+from artistid import cli
 from artistid.foundation.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -95,7 +95,7 @@ def run(settings: type[S], measure: Callable[[S], object], description: str | No
     try:
         print(measure(tyro.cli(settings, description=description)))
     except UserError as error:
-        sys.exit(str(error))
+        cli.stop(str(error))
 
 
 def seconds_of(function: Callable[..., object], *arguments: Any) -> float:
