@@ -60,6 +60,10 @@ class Settings:
     quiet: bool = False
     """Show only errors."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65_535:
+            raise UserError(f"--port {self.port}: must be from 1 to 65535")
+
 
 class Said(NamedTuple):
     """What the page shows of a song, in the order of its blocks."""
@@ -119,8 +123,11 @@ def page_of(models: Models) -> "gradio.Blocks":
         return models.say(model, song)
 
     def delete(request: gradio.Request) -> None:
-        if song := songs.pop(request.session_hash, None):
+        song = songs.pop(request.session_hash, None)
+        if song and song not in songs.values():  # the same file has one name for all sessions
             Path(song).unlink(missing_ok=True)
+            for vocals in models.vocals.rglob("[!.]*.flac"):
+                vocals.unlink(missing_ok=True)
 
     names = list(models.paths)
     with gradio.Blocks(title="Which artist is it?") as page:
@@ -173,7 +180,9 @@ def main(settings: Settings) -> None:
     hosts = ("127.0.0.1", "localhost") if is_local else ("*",)
     with tempfile.TemporaryDirectory(prefix="artistid-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        models = Models({path.name: path for path in paths}, settings.device, Path(uploads))
+        models = Models(
+            {path.name: path for path in paths}, settings.device, Path(uploads, "vocals")
+        )
         page = page_of(models)
         try:
             page.launch(
@@ -189,7 +198,8 @@ def main(settings: Settings) -> None:
                 prevent_thread_lock=True,
             )
         except OSError as error:
-            raise UserError(f"--port {settings.port}: cannot listen there") from error
+            place = f"--host {settings.host} --port {settings.port}"
+            raise UserError(f"{place}: cannot listen there") from error
         if not settings.quiet:
             print(f"open {page.local_url} in a browser; Ctrl-C ends it", file=sys.stderr)
         with suppress(KeyboardInterrupt):

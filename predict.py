@@ -5,6 +5,8 @@ marks a song that is less like the songs the model was trained on than 95% of th
 """
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -71,7 +73,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    songs = find_songs(settings.songs)
+    songs, left_out = find_songs(settings.songs)
     path = settings.model or inference.newest_models(Path("result"), Path("result/demo"))[0]
     width = max(len(printable(song.name)) for song in songs)
     voice = (
@@ -86,10 +88,12 @@ def main(settings: Settings) -> None:
     if not settings.quiet:
         heard = "" if predictor.source == "mix" else f", listens to {predictor.source}"
         print(f"model: {path}, {len(predictor.artists)} artists{heard}", file=sys.stderr)
+        for place in left_out:
+            print(f"notice: left out: {printable(place)}", file=sys.stderr)
     verdicts: dict[Path, predictions.Verdict] = {}
     refused: list[str] = []
     drawn: set[Path] = set()
-    with progress.decoders_silenced():
+    with progress.decoders_silenced(), saved(verdicts, settings):
         for song in progress.bar(songs, unit="song", leave=False, hidden=len(songs) == 1):
             try:
                 prediction = predictor.predict(song)
@@ -107,14 +111,22 @@ def main(settings: Settings) -> None:
                 )
                 drawn.add(figure)
                 write_all({figure: figures.timeline_png(prediction, song.name)})
-    if settings.json:
-        predictions.write_predictions_json(settings.json, verdicts)
-    if settings.csv:
-        predictions.write_predictions_csv(settings.csv, verdicts)
     if refused:
         raise UserError(
             f"{len(refused)} of {len(songs)} files cannot be used\n" + "\n".join(refused)
         )
+
+
+@contextmanager
+def saved(verdicts: Mapping[Path, predictions.Verdict], settings: Settings) -> Iterator[None]:
+    """Write --json and --csv at the end of the block, also of one that is interrupted."""
+    try:
+        yield
+    finally:
+        if settings.json and verdicts:
+            predictions.write_predictions_json(settings.json, verdicts)
+        if settings.csv and verdicts:
+            predictions.write_predictions_csv(settings.csv, verdicts)
 
 
 if __name__ == "__main__":

@@ -337,7 +337,7 @@ def newest_models(*folders: Path) -> list[Path]:
             return sorted(models, key=lambda path: path.stat().st_mtime, reverse=True)
     raise UserError(
         f"no model in {' or '.join(map(str, folders))}: train one with task1.py, task2.py or "
-        "task2_baseline.py, or name one with --model"
+        "task2_baseline.py"
     )
 
 

@@ -15,6 +15,7 @@ from sklearn.svm import SVC
 from artistid.dataset import demo
 from artistid.dataset.corpus import Track
 from artistid.dataset.read import read_corpus
+from artistid.foundation.errors import UserError
 
 
 @pytest.mark.slow
@@ -84,6 +85,13 @@ def timbre(track: Track) -> NDArray[np.float64]:
     samples, _ = soundfile.read(track.path)
     mfcc = librosa.feature.mfcc(y=samples, sr=RATE, n_mfcc=20)  # (20, frames)
     return np.concatenate([mfcc.mean(axis=1), mfcc.std(axis=1)])
+
+
+def test_what_is_not_the_demo_corpus_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine.mp3").touch()
+    with pytest.raises(UserError, match="the demo corpus belongs there; move what is in it"):
+        demo.ensure_demo_corpus(tmp_path)
+    assert (tmp_path / "mine.mp3").exists()
 
 
 @pytest.mark.slow

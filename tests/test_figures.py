@@ -53,6 +53,11 @@ def test_a_large_confusion_matrix_has_colours_only() -> None:
     assert np.array_equal(axes.images[0].get_array(), np.eye(n))
 
 
+def test_a_dollar_is_no_mathematics() -> None:
+    names = ["Joey Bada$$", "$uicideboy$", r"$\x$"]
+    figures.confusion_png(np.eye(3, dtype=int), names, "Ma$e & 100% Co$t")
+
+
 def test_a_chinese_name_draws_without_a_warning() -> None:
     png = figures.confusion_png(np.eye(2, dtype=int), ["周杰倫", "u2"], "title")
     assert png.startswith(b"\x89PNG")

@@ -55,6 +55,13 @@ def test_a_full_disk_is_reported_with_a_file_name(tmp_path: Path) -> None:
         fail()
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out.json").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write_all({tmp_path / "out.json": b""})
+    assert error.value.filename == str(tmp_path / "out.json")
+
+
 def test_leftovers_of_a_killed_run_are_removed_the_next_day(tmp_path: Path) -> None:
     for age_h, name in ((0, "young"), (25, "old")):
         folder = tmp_path / f".artistid-making-{name}-folder"

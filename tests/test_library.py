@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import RATE, Call, hum, write_audio
+from mutagen.asf import ASFBoolAttribute
 from mutagen.id3 import TALB, TCMP, TPE1, TPE2
+from test_ffmpeg import encode
 
 import predict
 import task1
@@ -74,11 +76,16 @@ def test_misplaced_and_hidden_files_are_left_out(tmp_path: Path) -> None:
     (folder / "abba/loose.mp3").touch()
     (folder / "abba/album 0/._0.mp3").touch()
     (folder / "abba/album 0/cover.jpg").touch()
+    (folder / "abba/album 0/.4.mp3").touch()
+    (folder / "abba/album 0").rename(folder / "abba/...And Justice for All")
+    (folder / ".38 Special/x").mkdir(parents=True)
     corpus = read_corpus(folder)
     assert len(corpus.tracks) == 18
     assert corpus.warnings == (
         "1 file(s) outside <artist>/<album>/ are left out (--by tags may identify them): "
         "abba/loose.mp3",
+        "left out: .38 Special: hidden, abba/...And Justice for All/.4.mp3: hidden "
+        "(--follow-links follows links)",
     )
 
 
@@ -142,6 +149,7 @@ def test_links_out_of_the_library_are_followed_only_on_request(tmp_path: Path) -
 
 
 ODD = [
+    "Joey Bada$$",
     "周杰倫 🎸",
     "  Guns 'n'  \"Roses\" ",
     "new\nline 100%s {} $HOME `ls` \\n",
@@ -241,6 +249,25 @@ def test_the_album_artist_takes_precedence_unless_it_is_nobody(tmp_path: Path) -
     assert warning in corpus.warnings
     everyone = read_corpus(tmp_path, 0, LibrarySettings(by="tags", compilations=True))
     assert counts(everyone) == {"abba": 6, "Blur": 6, "Cher": 6, "Dido": 6}
+
+
+def test_every_format_has_its_own_tags(tmp_path: Path) -> None:
+    """WMA and iTunes' compilations; an album's artist as foobar2000 spells it."""
+    for i in range(12):
+        path = tmp_path / f"{i}.wma"
+        path.write_bytes(encode(np.zeros((RATE, 1), "f4"), "asf", "wmav2"))
+        song = mutagen.File(path)
+        song["Author"], song["WM/AlbumTitle"] = f"Blur feat. {i}", "x"
+        song["WM/AlbumArtist"], song["WM/IsCompilation"] = "Blur", ASFBoolAttribute(i < 6)
+        song.save()
+        path = tmp_path / f"{i}.m4a"
+        path.write_bytes(encode(np.zeros((RATE, 1), "f4"), "ipod", "aac"))
+        song = mutagen.File(path)
+        song["\xa9ART"], song["\xa9alb"], song["cpil"] = ["Cher"], ["y"], i < 6
+        song.save()
+        tag(tmp_path / f"{i}.flac", **{"artist": f"Dido feat. {i}", "album artist": "Dido"})
+    corpus = read_corpus(tmp_path, 0, LibrarySettings(by="tags"))
+    assert counts(corpus) == {"Blur": 6, "Cher": 6, "Dido": 12}
 
 
 def test_untagged_files_go_by_their_folders_or_are_left_out(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +102,37 @@ def test_what_is_odd_about_a_file_is_a_notice(
         status, _, errors = command(path, "--model", finished("task1").model, *option)
         assert status == 0
         assert errors.count(f"notice: {path}: truncated: ") == n_notices
+
+
+def test_what_is_done_is_kept_when_it_is_interrupted(
+    finished: Finish,
+    songs: list[Path],
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(song: Path, *_: Any) -> str:
+        if song == songs[2]:
+            raise KeyboardInterrupt
+        return ""
+
+    monkeypatch.setattr(predict.predictions, "line", interrupt)
+    status, _, errors = command(*songs, "--model", finished("task1").model, "--json", "p.json")
+    assert (status, errors.splitlines()[-1][:23]) == (130, "predict.py: interrupted")
+    assert list(read(tmp_path / "p.json")) == [str(song) for song in songs[:3]]
+
+
+def test_folders_are_found_by_links_and_patterns(
+    finished: Finish, songs: list[Path], command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "linked/x").mkdir(parents=True)
+    (tmp_path / "linked/x/album").symlink_to(songs[0].parent)
+    (tmp_path / "linked/x/._y.mp3").touch()
+    (tmp_path / "linked/x/.z").mkdir()
+    for place in ("linked", "linked/*", "linked/x/*"):
+        status, printed, errors = command(place, "--model", finished("task1").model)
+        assert (status, len(printed.splitlines())) == (0, 4)
+        assert errors.count(".z: hidden") == (place != "linked/x/*")
 
 
 def test_songs_of_one_name_have_timelines_of_their_own(

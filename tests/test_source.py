@@ -52,6 +52,7 @@ BAD = {
     "silence": (np.zeros(RATE), "^silent from start to end$"),
     "direct current": (np.full(RATE, 0.5), "^silent from start to end$"),
     "not a number": (np.append(tone(440, 1), np.nan), "not numbers"),
+    "absurd": (np.append(tone(440, 1), 8e37), "^damaged: a sample of 8e[+]37, where 1 is full"),
     "infinite": (np.append(tone(440, 1), np.inf), "not numbers"),
 }
 
@@ -61,6 +62,19 @@ def test_what_is_no_music_is_refused_with_the_reason(tmp_path: Path, kind: str) 
     samples, reason = BAD[kind]
     soundfile.write(tmp_path / "song.wav", samples, RATE, subtype="FLOAT")
     with pytest.raises(AudioError, match=reason):
+        load(tmp_path / "song.wav", RATE)
+
+
+def test_a_rate_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "song.wav", tone(440, 1), 68)
+    with pytest.raises(AudioError, match=r"^damaged: its sample rate is 68 Hz$"):
+        load(tmp_path / "song.wav", RATE)
+
+
+def test_channels_that_cancel_each_other_are_silent(tmp_path: Path) -> None:
+    left = tone(300, 1)
+    soundfile.write(tmp_path / "song.wav", np.stack([left, -left], axis=1), RATE)
+    with pytest.raises(AudioError, match=r"^silent from start to end when mixed to mono$"):
         load(tmp_path / "song.wav", RATE)
 
 

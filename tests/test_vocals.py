@@ -168,6 +168,10 @@ def test_a_task_hears_the_vocals_and_so_does_the_model_that_it_saves(
         model.predict(songs[0])
     with pytest.raises(AudioError, match="no vocals in"):
         model.predict((tone(440, 1), RATE))
+    damaged = {songs[0].absolute(): shared_course / "test_ans.json"}
+    model = artistid.load_model(path, voice=Stems(stems, damaged))
+    with pytest.raises(AudioError, match=r"its vocals, .*test_ans\.json: cannot be decoded"):
+        model.predict(songs[0])
     if source == "both":
         alone = artistid.load_model(path, source="mix", voice=Stems(stems, {}))
         assert not np.allclose(alone.predict(songs[0]).posterior, third)

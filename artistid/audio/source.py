@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from artistid.audio.decode import Audio, AudioError, Samples, decode
 
 MIN_PEAK_TO_PEAK = 1e-4  # -80 dB of full scale: anything below is silence
+MAX_PEAK = 1e10  # of full scale; integers kept as floating-point numbers reach 2^31
+MIN_RATE = 1_000  # Hz
 
 
 def load(
@@ -23,7 +25,7 @@ def load(
     """The whole song at `path`, mixed to mono and resampled; None keeps the file's own rate.
 
     Raises AudioError for a file that cannot be decoded, is silent, is longer than `longest_s`
-    seconds, or has samples that are not finite.
+    seconds, or has samples or a rate that cannot be meant.
     """
     return at_rate(_usable(decode(path, to_mono, longest_s), may_be_silent), sample_rate)
 
@@ -43,10 +45,16 @@ def from_samples(samples: NDArray[Any], own_rate: int, sample_rate: int | None) 
 
 
 def _usable(audio: Audio, may_be_silent: bool = False) -> Audio:
-    if not np.isfinite(audio.samples).all():
+    lowest, highest = float(audio.samples.min()), float(audio.samples.max())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise AudioError("contains samples that are not numbers (NaN or infinite)")
-    if not may_be_silent and np.ptp(audio.samples) < MIN_PEAK_TO_PEAK:
-        raise AudioError("silent from start to end")
+    if (peak := max(-lowest, highest)) > MAX_PEAK:
+        raise AudioError(f"damaged: a sample of {peak:.0e}, where 1 is full scale")
+    if audio.sample_rate < MIN_RATE:
+        raise AudioError(f"damaged: its sample rate is {audio.sample_rate} Hz")
+    if not may_be_silent and highest - lowest < MIN_PEAK_TO_PEAK:
+        mixed = " when mixed to mono" if audio.channels > 1 else ""
+        raise AudioError(f"silent from start to end{mixed}")
     return audio
 
 

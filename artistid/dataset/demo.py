@@ -24,6 +24,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from artistid.foundation import parallel
+from artistid.foundation.errors import UserError
 from artistid.foundation.files import folder_beside, write_json
 from artistid.foundation.parallel import Workers
 
@@ -94,6 +95,8 @@ def ensure_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> bool:
     stamp = {"version": VERSION, "seed": seed}
     if _has_stamp(folder, stamp):
         return False
+    if folder.exists() and not is_demo_corpus(folder) and any(folder.iterdir()):
+        raise UserError(f"{folder}: the demo corpus belongs there; move what is in it")
     with folder_beside(folder) as temporary:
         made = temporary / folder.name
         make_demo_corpus(made, seed, jobs)

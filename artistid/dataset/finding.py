@@ -9,18 +9,19 @@ from artistid.dataset.corpus import CorpusError
 from artistid.foundation.errors import printable
 
 AUDIO_SUFFIXES = frozenset(
-    {".mp3", ".wav", ".flac", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf"}
-    | {".m4a", ".m4b", ".mp4", ".aac", ".wma", ".mpc", ".ape", ".wv", ".tta", ".mka", ".dsf"}
+    {".mp3", ".mp2", ".wav", ".w64", ".flac", ".ogg", ".oga", ".opus", ".au", ".caf", ".mka"}
+    | {".aif", ".aiff", ".aifc", ".m4a", ".m4b", ".mp4", ".3gp", ".aac", ".wma", ".webm"}
+    | {".mpc", ".ape", ".wv", ".tta", ".dsf"}
 )
 
 
 class Found(NamedTuple):
     files: list[Path]  # sorted
-    left_out: list[str]  # links and unreadable folders, each with the reason
+    left_out: list[str]  # links, hidden files and unreadable folders, each with the reason
 
 
 def audio_files(folder: Path, follow_links: bool = False) -> Found:
-    """Files with an audio suffix below `folder`, except hidden ones (.DS_Store, ._song.mp3).
+    """Files with an audio suffix below `folder`, but hidden ones; macOS' ._song.mp3 are no audio.
 
     Symbolic links that lead out of the folder are followed only with `follow_links`.
     """
@@ -36,15 +37,18 @@ def audio_files(folder: Path, follow_links: bool = False) -> Found:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [name for name in folders if Path(where, name).is_symlink()]
         audio = [
             name
             for name in names
-            if not name.startswith(".")
-            and Path(name).suffix.lower() in AUDIO_SUFFIXES
-            and Path(where, name).is_file()
+            if Path(name).suffix.lower() in AUDIO_SUFFIXES
+            and not name.startswith("._")
+            and os.path.isfile(os.path.join(where, name))  # noqa: PTH113, PTH118  # never raises
         ]
+        for name in filter(_is_hidden, folders + audio):
+            left_out.append(f"{Path(where, name).relative_to(folder)}: hidden")
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        audio = [name for name in audio if not _is_hidden(name)]
+        links = [name for name in folders if Path(where, name).is_symlink()]
         for name in sorted(links + audio):
             path = Path(where, name)
             leads_out = path.is_symlink() and not path.resolve().is_relative_to(inside)
@@ -55,25 +59,35 @@ def audio_files(folder: Path, follow_links: bool = False) -> Found:
     return Found(sorted(files), sorted(left_out))
 
 
-def find_songs(places: Sequence[Path]) -> list[Path]:
-    """Files as named, audio files in folders, and files that match a pattern, each once.
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and not name.startswith("..")  # "...And Justice for All"
+
+
+def find_songs(places: Sequence[Path]) -> Found:
+    """Files as named, and audio files in folders, by name or by pattern, each once. Links are
+    followed.
 
     Raises CorpusError for a place without any.
     """
     songs: dict[Path, None] = {}
+    left_out: list[str] = []
     for place in places:
         try:
-            if place.is_file():
-                found = [place]
-            elif place.is_dir():
-                found = audio_files(place).files
+            if place.exists():
+                matches = [place]
             else:  # a pattern that the shell did not expand
                 root = Path(place.anchor)
-                matches = root.glob(str(place.relative_to(root)))
-                found = sorted(path for path in matches if path.is_file())
+                matches = sorted(root.glob(str(place.relative_to(root))))
+            inside = [_below(path) for path in matches if not path.name.startswith("._")]
         except (OSError, ValueError, NotImplementedError) as error:  # not a valid name or pattern
             raise CorpusError(f"{printable(place)}: {printable(error)}") from error
+        found = [file for own in inside for file in own.files]
         if not found:
             raise CorpusError(f"{printable(place)}: no audio here; name files, folders or patterns")
         songs |= dict.fromkeys(found)
-    return list(songs)
+        left_out += [path for own in inside for path in own.left_out]
+    return Found(list(songs), left_out)
+
+
+def _below(place: Path) -> Found:
+    return audio_files(place, follow_links=True) if place.is_dir() else Found([place], [])

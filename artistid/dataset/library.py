@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import mutagen
+from mutagen.easymp4 import EasyMP4Tags
 from tyro.conf import arg
 
 from artistid.dataset.corpus import (
@@ -35,7 +36,13 @@ NOBODY = {  # names in folders and tags that stand for no artist in particular, 
     *("diverse", "verschiedene interpreten", "artistes divers", "varios artistas"),
     *("artisti vari", "群星", "合輯", "合辑", "オムニバス"),
 }
-ID3_FRAMES = {"artist": "TPE1", "albumartist": "TPE2", "album": "TALB", "compilation": "TCMP"}
+TAGS = {  # as mutagen's easy interface, Vorbis comments, ID3 (in WAV and AIFF), ASF call them
+    "artist": ("artist", "TPE1", "Author"),
+    "albumartist": ("albumartist", "album artist", "TPE2", "WM/AlbumArtist"),
+    "album": ("album", "TALB", "WM/AlbumTitle"),
+    "compilation": ("compilation", "TCMP", "WM/IsCompilation"),
+}
+EasyMP4Tags.RegisterKey("compilation", lambda tags, _: [str(tags["cpil"])])
 MIN_ALBUMS = 3  # one per split
 MAX_NAMES = 10  # listed in a warning; the others are counted
 
@@ -81,7 +88,7 @@ def read_library(folder: Path, settings: LibrarySettings, seed: int) -> Corpus:
     if not songs:
         nothing = "neither artist20/train.json nor audio in <artist>/<album>/"
         hint = f"; try --by tags for the {len(found.files)} audio file(s) elsewhere in it"
-        raise_problems(folder, [nothing + (hint if found.files else "")])
+        raise_problems(folder, [nothing + (hint if found.files and settings.by != "tags" else "")])
     songs = _one_spelling(songs)
     if settings.split is not None:
         tracks = _repeat_split(settings.split, songs, notes)
@@ -144,7 +151,7 @@ def _from_tags(folder: Path, file: Path) -> Song | None:
     except Exception:  # damaged files make the parser raise anything; decoding will report them
         tags = {}
     album_artist, track_artist = _tag(tags, "albumartist"), _tag(tags, "artist")
-    is_compilation = _is_nobody(album_artist) or _tag(tags, "compilation") == "1"
+    is_compilation = _is_nobody(album_artist) or _tag(tags, "compilation") in ("1", "True")
     artist = track_artist if is_compilation else album_artist or track_artist
     if not artist:
         return None
@@ -154,9 +161,12 @@ def _from_tags(folder: Path, file: Path) -> Song | None:
 
 
 def _tag(tags: Mapping[str, Any], name: str) -> str:
-    """First value of a tag; empty if it is missing. WAV and AIFF files have ID3 frames."""
-    values = tags.get(name) or getattr(tags.get(ID3_FRAMES[name]), "text", None) or [""]
-    return " ".join(str(values[0]).split())
+    """First value of a tag; empty if it is missing."""
+    for key in TAGS[name]:
+        value = tags.get(key)
+        if values := getattr(value, "text", value):  # an ID3 frame has a text
+            return " ".join(str(values[0]).split())
+    return ""
 
 
 def _is_nobody(artist: str) -> bool:

@@ -286,7 +286,7 @@ def load_checkpoint(path: Path) -> ECAPA:
         with torch.device("meta"):
             network = ECAPA(_settings_of(state))
         network.load_state_dict(state, assign=True)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (LookupError, ValueError, RuntimeError) as error:
         reason = textwrap.shorten(str(error), 150)
         raise UserError(f"{path}: weights of another model ({reason}); {HOW_TO_GET}") from error
     return network.eval().requires_grad_(False)

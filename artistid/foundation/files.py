@@ -46,7 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk has no name
+        if error.filename in (None, str(temporary)):  # a full disk has no name
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -30,7 +30,11 @@ def _png(draw: Callable[[], Figure], bounds: Literal["tight"] | None) -> bytes:
     """The figure that `draw` makes; without `bounds` in the size it was made in."""
     known = set(matplotlib.font_manager.get_font_names())
     fonts = ["DejaVu Sans", *(font for font in EAST_ASIAN_FONTS if font in known)]
-    with matplotlib.rc_context({"font.family": fonts}), warnings.catch_warnings():
+    # no mathematics: a name may be Joey Bada$$
+    with (
+        matplotlib.rc_context({"font.family": fonts, "text.parse_math": False}),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", "Glyph")  # no font has it: it becomes a box
         figure = draw()
         png = io.BytesIO()

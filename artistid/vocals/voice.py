@@ -37,7 +37,10 @@ class Stems:
         stem = self.of.get(song.absolute()) if song else None
         if stem is None:
             raise AudioError(f"no vocals in {printable(self.folder)}")
-        return source.load(stem, None, may_be_silent=True)
+        try:
+            return source.load(stem, None, may_be_silent=True)
+        except AudioError as error:
+            raise AudioError(f"its vocals, {printable(stem)}: {error}") from error
 
 
 @dataclass(frozen=True)
