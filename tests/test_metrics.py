@@ -131,6 +131,13 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(rng: Generator, tr
         assert expected_calibration_error(posteriors, labels) > 3 * after
 
 
+@pytest.mark.parametrize("n", [3, 9, 99])
+def test_songs_without_a_mistake_do_not_allow_certainty(n: int) -> None:
+    posteriors = np.array(n * [[0.7, 0.3]])
+    calibrated = tempered(posteriors, fit_temperature(posteriors, np.zeros(n, dtype=int)))
+    assert_allclose(calibrated[:, 0], n / (n + 1), atol=1e-3)
+
+
 @pytest.mark.parametrize(("n", "n_below"), [(1, 0), (19, 0), (24, 1), (64, 3), (231, 11)])
 def test_all_but_a_twentieth_of_val_are_known(rng: Generator, n: int, n_below: int) -> None:
     posteriors, similarity = rng.dirichlet(np.ones(5), n), rng.normal(0.8, 0.1, n)
