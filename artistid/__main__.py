@@ -17,7 +17,7 @@ def main() -> None:
     if root := checkout():
         runpy.run_path(str(root / f"{name}.py"), run_name="__main__")
     else:
-        runpy.run_module(f"artistid.scripts.{name}", run_name="__main__")
+        runpy.run_module(f"artistid.scripts.{name}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
