@@ -160,16 +160,15 @@ class OwnPages:
         self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        is_refused = scope["type"] == "http" and not self._is_own(Headers(scope=scope))
+        refusal = PlainTextResponse("another site's page", status_code=403)
+        await (refusal if is_refused else self.app)(scope, receive, send)
+
+    def _is_own(self, headers: Headers) -> bool:
         host = headers.get("host", "")
         origin = headers.get("origin", f"http://{host}").partition("://")[2]
-        app = self.app
-        if scope["type"] == "http" and (origin != host or not self._is_own(host)):
-            app = PlainTextResponse("another site's page", status_code=403)
-        await app(scope, receive, send)
-
-    def _is_own(self, host: str) -> bool:
-        return "*" in self.hosts or host.partition(":")[0] in self.hosts  # port 80 is not named
+        name = host.partition(":")[0]  # port 80 is not named
+        return origin == host and ("*" in self.hosts or name in self.hosts)
 
 
 def main(settings: Settings) -> None:
