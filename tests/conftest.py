@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -332,10 +332,18 @@ def browser() -> "Iterator[Browser]":
 
 
 class Windows:
-    """Windows on one page. An error on a console fails the test, unless it clears `complaints`."""
+    """Windows on one page. A message on a console fails the test, unless its kind is among the
+    `ignored` or the test clears `complaints`."""
 
-    def __init__(self, browser: "Browser", url: str) -> None:
+    def __init__(
+        self,
+        browser: "Browser",
+        url: str,
+        timeout_s: float = 20,
+        ignored: Container[str] = (),
+    ) -> None:
         self._browser, self._url = browser, url
+        self._timeout_s, self._ignored = timeout_s, ignored
         self._windows: list[Page] = []
         self.loaded: list[str] = []  # URLs
         self.complaints: list[str] = []
@@ -344,7 +352,7 @@ class Windows:
         """A window of `width` pixels."""
         window = self._browser.new_page(viewport={"width": width, "height": 900}, **options)
         self._windows.append(window)
-        window.set_default_timeout(30_000)  # ms
+        window.set_default_timeout(1_000 * self._timeout_s)
         window.on("request", lambda request: self.loaded.append(request.url))
         window.on("console", self._listen)
         window.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -352,7 +360,7 @@ class Windows:
         return window
 
     def _listen(self, message: "ConsoleMessage") -> None:
-        if message.type == "error":
+        if message.type not in self._ignored:
             self.complaints.append(message.text)
 
     def close(self) -> None:

@@ -72,7 +72,8 @@ def upload(url: str, name: str, content: bytes) -> urllib.request.Request:
 @pytest.fixture
 def windows(browser: "Browser", server: Server) -> Iterator[Windows]:
     """They must load nothing from elsewhere."""
-    windows = Windows(browser, server.url)
+    ignored = ("debug", "info", "log", "warning")  # of Gradio
+    windows = Windows(browser, server.url, timeout_s=30, ignored=ignored)
     yield windows
     windows.close()
     own = (server.url, "data:", f"blob:{server.url}")

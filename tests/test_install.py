@@ -100,6 +100,8 @@ def test_the_scripts_run_without_the_checkout(
     done = run("task1", *options, "--out", "out")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "out/pred_task1.json").exists()
+    refused = run("predict", "none.mp3")
+    assert (refused.returncode, refused.stderr[:11]) == (2, "predict.py:")
     explained = run("predict", "--help").stdout
     assert "usage: predict.py" in explained
     assert "Show only results and errors." in explained  # read from the source of the script
