@@ -15,7 +15,7 @@ from pathlib import Path
 
 from artistid.foundation.files import replacing
 from benchmarks import cross_validation, features, growth, measured, mistakes, musicfm, tasks
-from benchmarks.measured import GAMEMUSIC, Measured, machine, markdown
+from benchmarks.measured import GAMEMUSIC, Measured, machine
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -42,8 +42,8 @@ def benchmarks(settings: Settings) -> list[Callable[[], Measured]]:
         print(f"no corpus at {data}: benchmarks that need it are skipped", file=sys.stderr)
         on_music = []
     return [
-        *on_music,
         lambda: musicfm.measure(musicfm.Settings(official=settings.official)),
+        *on_music,
         lambda: growth.measure(growth.Settings()),
     ]
 
@@ -54,14 +54,11 @@ def main(settings: Settings) -> Path:
     for benchmark in benchmarks(settings):
         found.append(benchmark())
         print(found[-1], end="\n\n", flush=True)
-    ratios = [["", "ratio", "from, to"]]
-    ratios += [[ratio.what, ratio.median, ratio.spread] for one in found for ratio in one.ratios]
     text = [
         "# Measurements",
         f"Measured by `python3 -m benchmarks` on {date.today()}. A ratio compares two alternatives "
         "that ran in turn: median, minimum and maximum over the rounds.",
         f"{machine()}.",
-        markdown(ratios),
         *map(str, found),
     ]
     with replacing(settings.out) as temporary:

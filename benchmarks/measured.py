@@ -54,7 +54,11 @@ class Measured:
     ratios: Sequence[Ratio] = ()
 
     def __str__(self) -> str:
-        return f"## {self.title}\n\n`{self.command}`\n\n{self.conditions}\n\n{markdown(self.rows)}"
+        parts = [f"## {self.title}", f"`{self.command}`", self.conditions, markdown(self.rows)]
+        if self.ratios:
+            rows = [[ratio.what, ratio.median, ratio.spread] for ratio in self.ratios]
+            parts.append(markdown([["", "ratio", "from, to"], *rows]))
+        return "\n\n".join(parts)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from artistid.foundation import progress
 from benchmarks import measured
-from benchmarks.measured import Measured, Ratio, brief, seconds_of, spread
+from benchmarks.measured import Measured, brief, seconds_of, spread
 from musicfm import MusicFMConfig, load_checkpoint
 from musicfm.checkpoint import MEAN, OFFICIAL, STD, official_shapes
 from musicfm.frontend import SAMPLE_RATE
@@ -117,11 +117,9 @@ def noise(seconds: int) -> Tensor:
     return torch.from_numpy(draw.normal(0, 0.2 * level).astype(np.float32))[None]
 
 
-def compare(
-    models: Mapping[str, Model], audio: Tensor, layer: int, rounds: int
-) -> tuple[list[list[str]], list[Ratio]]:
-    """A row per model, and how many times as long the first one takes as each other."""
-    basis, *others = models
+def compare(models: Mapping[str, Model], audio: Tensor, layer: int, rounds: int) -> list[list[str]]:
+    """A row per model, with how many times as long the first one takes."""
+    basis = next(iter(models))
     audio_s = audio.shape[1] // SAMPLE_RATE
     label = f"MusicFM, {audio_s} s, layer {layer}"
     hidden = {name: model(audio, layer) for name, model in models.items()}  # warms up, too
@@ -129,24 +127,24 @@ def compare(
     for _ in progress.bar(range(rounds), desc=label, unit="round"):
         for name, model in models.items():
             times[name].append(seconds_of(model, audio, layer))
-    rows, faster = [], {}
+    rows = []
     expected = hidden[basis]
     mean = expected.mean(axis=0)
     for name, found in hidden.items():
-        faster[name] = [a / b for a, b in zip(times[basis], times[name], strict=True)]
+        faster = [a / b for a, b in zip(times[basis], times[name], strict=True)]
         own_mean = found.mean(axis=0)
         cosine = mean @ own_mean / np.linalg.norm(mean) / np.linalg.norm(own_mean)
         difference = np.abs(found - expected).max() / np.abs(expected).max()
         speed = audio_s / statistics.median(times[name])
         row = [f"{audio_s} s", str(layer), name, brief(speed)]
-        row += [brief(statistics.median(faster[name])), spread(faster[name])]
+        row += [brief(statistics.median(faster)), spread(faster)]
         rows.append([*row, f"{cosine:.6f}", f"{difference:.1e}"])
-    return rows, [Ratio(f"{label}: {basis} / {name}", faster[name]) for name in others]
+    return rows
 
 
 def measure(settings: Settings, config: MusicFMConfig = OFFICIAL) -> Measured:
     header = ["audio", "layer", "model", "times real time", "faster", "from, to"]
-    rows, ratios = [[*header, "cosine", "difference"]], []
+    rows = [[*header, "cosine", "difference"]]
     models: dict[str, Model] = {}
     device = settings.device
     with tempfile.TemporaryDirectory() as folder:
@@ -159,9 +157,7 @@ def measure(settings: Settings, config: MusicFMConfig = OFFICIAL) -> Measured:
         models["ours, bf16"] = ours(weights, config, device, torch.bfloat16)
         for seconds in settings.seconds:
             audio = noise(seconds).to(device)
-            more_rows, more_ratios = compare(models, audio, settings.layer, settings.rounds)
-            rows += more_rows
-            ratios += more_ratios
+            rows += compare(models, audio, settings.layer, settings.rounds)
     return Measured(
         "MusicFM",
         "python3 -m benchmarks.musicfm" + (" --official CHECKOUT" if settings.official else ""),
@@ -171,7 +167,6 @@ def measure(settings: Settings, config: MusicFMConfig = OFFICIAL) -> Measured:
         "of the mean over time, and the largest difference of hidden states as a share of their "
         "peak.",
         rows,
-        ratios,
     )
 
 

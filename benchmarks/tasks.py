@@ -174,8 +174,9 @@ def run_task(task: str, data: Path, cache: Path, out: Path) -> None:
 
 
 def measure(settings: Settings) -> Measured:
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     data = settings.data
+    read_corpus(data)  # refused here, or its remedy would end in a traceback of ours
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in progress.bar(range(settings.rounds), desc="tasks", unit="round"):
         with tempfile.TemporaryDirectory() as folder:
             places = data, Path(folder) / "cache", Path(folder)
