@@ -28,6 +28,7 @@ from artistid.foundation.errors import UserError, printable
 from artistid.inference import Predictor
 from artistid.models.devices import DeviceName
 from artistid.results import figures
+from artistid.vocals import separation
 from artistid.vocals.voice import Separated
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -126,7 +127,7 @@ def page_of(models: Models) -> "gradio.Blocks":
         song = songs.pop(request.session_hash, None)
         if song and song not in songs.values():  # the same file has one name for all sessions
             Path(song).unlink(missing_ok=True)
-            for vocals in models.vocals.rglob("[!.]*.flac"):
+            for vocals in models.vocals.rglob(f"[!.]*{separation.SUFFIX}"):
                 vocals.unlink(missing_ok=True)
 
     names = list(models.paths)
@@ -175,6 +176,9 @@ def main(settings: Settings) -> None:
     paths = inference.newest_models(settings.models, settings.models / "demo")
     progress.silence_decoders()
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    closed = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
+    if closed and signal.getsignal(closed) is signal.SIG_DFL:  # else started by nohup
+        signal.signal(closed, signal.getsignal(signal.SIGINT))
     is_local = settings.host in ("127.0.0.1", "localhost")
     hosts = ("127.0.0.1", "localhost") if is_local else ("*",)
     with tempfile.TemporaryDirectory(prefix="artistid-") as uploads:

@@ -184,16 +184,18 @@ class Predictor:
 
 def _mean(sources: Sequence[ExcerptOutputs]) -> ExcerptOutputs:
     """Over the sources of a song, one or two, as in training. An excerpt that only the mix has,
-    since the vocals are silent there, stays as it is."""
+    since the vocals are silent there, stays as it is; the others have the vocals' nearest one, as
+    vocals may be longer or shorter by some samples."""
     if len(sources) == 1:
         return sources[0]
     mix, vocals = sources
     n_rows = [mix.n_rows, vocals.n_rows]
     mean, other = (np.hstack([source.posteriors, source.vectors]) for source in sources)
     mean[0] = np.average([mean[0], other[0]], axis=0, weights=n_rows)
-    starts_s = mix.starts_s.round(1), vocals.starts_s.round(1)
-    _, own, its = np.intersect1d(*starts_s, return_indices=True)
-    mean[1 + own] = (mean[1 + own] + other[1 + its]) / 2
+    away_s = np.abs(mix.starts_s[:, np.newaxis] - vocals.starts_s)
+    its = away_s.argmin(axis=1)
+    own = np.flatnonzero(away_s.min(axis=1) < (mix.ends_s - mix.starts_s) / 2)
+    mean[1 + own] = (mean[1 + own] + other[1 + its[own]]) / 2
     posteriors, vectors = np.split(mean, [mix.posteriors.shape[1]], axis=1)
     return ExcerptOutputs(posteriors, vectors, sum(n_rows), mix.starts_s, mix.ends_s)
 

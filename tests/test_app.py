@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,13 +36,19 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server(finished: Finish, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """At its end by Ctrl-C it deletes what somebody has left behind."""
-    pytest.importorskip("gradio", reason="no Gradio: pip install 'artistid[app]'")
+    """Is ended by Ctrl-C."""
     uploads = tmp_path_factory.mktemp("uploads")
+    with serving(finished("task1").model.parent, uploads, signal.SIGINT) as server:
+        yield server
+
+
+@contextmanager
+def serving(models: Path, uploads: Path, end: signal.Signals) -> Iterator[Server]:
+    """At its end by a signal it deletes what somebody has left behind."""
+    pytest.importorskip("gradio", reason="no Gradio: pip install 'artistid[app]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    models = finished("task1").model.parent
     command = [sys.executable, PROJECT / "app.py", "--models", models, "--port", str(port)]
     environment = {**os.environ, "TMPDIR": str(uploads)}
     process = subprocess.Popen(
@@ -54,7 +61,7 @@ def server(finished: Finish, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     try:
         with urllib.request.urlopen(upload(url, "left.wav", b"song")):
             assert list(uploads.rglob("left.wav"))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         assert process.wait(STOPPED_S) == 0
         assert [path for path in uploads.rglob("*") if path.is_file()] == []
     finally:
@@ -159,6 +166,11 @@ def test_pages_of_other_sites_are_refused(server: Server) -> None:
     for origin in ("http://stranger.example", "null", f"http://stranger.example:{port}"):
         assert status(Origin=origin) == 403
         assert status("gradio_api/upload", b"song", Origin=origin) == 403
+
+
+def test_nothing_stays_when_the_terminal_is_closed(finished: Finish, tmp_path: Path) -> None:
+    with serving(finished("task1").model.parent, tmp_path, signal.SIGHUP):
+        pass
 
 
 def test_more_than_100_mb_are_refused(server: Server) -> None:

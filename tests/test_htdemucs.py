@@ -1,5 +1,6 @@
 """Separation by HTDemucs, with a small network of random weights in its file format."""
 
+import errno
 import json
 import re
 import subprocess
@@ -22,6 +23,7 @@ from demucs.htdemucs import HTDemucs  # noqa: E402
 import task1  # noqa: E402
 import task2  # noqa: E402
 from artistid.audio.decode import Audio, AudioError  # noqa: E402
+from artistid.dataset.finding import audio_files  # noqa: E402
 from artistid.foundation.errors import UserError  # noqa: E402
 from artistid.foundation.parallel import Workers  # noqa: E402
 from artistid.vocals import htdemucs, separation  # noqa: E402
@@ -111,6 +113,41 @@ def test_loud_vocals_do_not_clip(tmp_path: Path) -> None:
     separation.write_flac(tmp_path / "v.flac", loud)
     samples, _ = soundfile.read(tmp_path / "v.flac", dtype="float32")
     np.testing.assert_allclose(samples, tone(220, 1) / np.abs(tone(220, 1)).max(), atol=1e-4)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneSong:
+        def vocals_of(self, _song: Path) -> Audio:
+            return Audio(tone(220, 1), RATE, "", "", 1)
+
+    def full(_path: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    entry = tmp_path / "ab/1.vocals"
+    with pytest.raises(UserError, match=r"1\.vocals: No space left on device; make room there"):
+        separation._write_vocals(tmp_path / "song.mp3", entry, OneSong())  # type: ignore[arg-type]
+    assert list(entry.parent.iterdir()) == []
+
+
+def test_a_full_gpu_is_one_line(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, rng: Generator
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("demucs.apply.apply_model", full)
+    song = rng.normal(0, 0.1, (44_100, 2)).astype("f4")
+    with pytest.raises(UserError, match="out of GPU memory while vocals are separated"):
+        htdemucs.find(weights).separate(Audio(song, 44_100, "", "WAV", 2))
+
+
+def test_vocals_in_the_cache_are_no_songs_of_a_library(weights: Path, tmp_path: Path) -> None:
+    song = tmp_path / "song.wav"
+    write_audio(song, tone(220, 1.5))
+    path = separation.separated(song, htdemucs.find(weights), tmp_path / "music/cache")
+    assert path.is_relative_to(tmp_path / "music/cache")
+    assert audio_files(tmp_path / "music", follow_links=False).files == []
 
 
 def test_files_and_samples_have_the_same_vocals(weights: Path, tmp_path: Path) -> None:
@@ -214,7 +251,7 @@ def test_a_broken_song_is_named_before_anything_is_separated(
     status, _, errors = call(task1, *places, "--separator", weights)
     assert status == 2
     assert re.search(r"1 of 28 files cannot be used.*\n.*002\.mp3: cannot be decoded", errors)
-    assert not list((tmp_path / "cache").rglob("*.flac"))
+    assert not list((tmp_path / "cache").rglob("*.vocals"))
 
 
 @pytest.mark.slow
@@ -245,7 +282,7 @@ def test_real_songs_are_separated_once_and_a_kill_costs_one_of_them(
         return *places, "--source", "vocals", "--separator", weights, "--epochs", 1, "--jobs", 1
 
     def files(name: str) -> list[Path]:  # complete ones
-        return [path for path in (tmp_path / name).rglob("*.flac") if path.name[0] != "."]
+        return [path for path in (tmp_path / name).rglob("*.vocals") if path.name[0] != "."]
 
     def separated(name: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in files(name)}

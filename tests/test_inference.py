@@ -192,6 +192,22 @@ def test_mix_and_vocals_are_averaged_where_both_are_heard(rng: np.random.Generat
     assert both.n_rows == 8
 
 
+def test_the_last_excerpts_of_mix_and_vocals_belong_together(rng: np.random.Generator) -> None:
+    """They end with their songs, and vocals may be a little shorter."""
+    mix, vocals = (
+        inference.ExcerptOutputs(
+            rng.dirichlet(np.ones(3), 4),
+            rng.normal(size=(4, 5)),
+            3,
+            np.array([0.0, 7.5, last_s]),
+            np.array([7.5, 15.0, last_s + 7.5]),
+        )
+        for last_s in (9.0, 8.6)
+    )
+    both = inference._mean([mix, vocals])
+    np.testing.assert_allclose(both.posteriors[1:], (mix.posteriors + vocals.posteriors)[1:] / 2)
+
+
 def test_excerpts_cover_the_song_in_order(
     finished: Finish, task: str, rng: np.random.Generator
 ) -> None:

@@ -75,6 +75,13 @@ def test_a_stem_is_of_one_song(tmp_path: Path) -> None:
         find_stems(songs, tmp_path / "none")
 
 
+def test_vocals_lie_apart_from_the_songs(tmp_path: Path) -> None:
+    """In a library they would be songs, by an artist "vocals"."""
+    songs = touched(tmp_path / "Music", "Abba/Arrival/01.mp3", "vocals/Abba/Arrival/01.mp3")
+    with pytest.raises(UserError, match=r"vocals/Abba/Arrival/01\.mp3 lies in it"):
+        find_stems(songs, tmp_path / "Music/vocals")
+
+
 # --- songs without a singer --------------------------------------------------------------------
 
 

@@ -170,11 +170,17 @@ def _apply(network: Any, mix: Tensor, device: torch.device, bar: "tqdm[Any]") ->
         if state["state"] == "end":
             bar.update(min(seconds, bar.total - bar.n))
 
-    with _ONE_AT_A_TIME, torch.inference_mode():
-        stems: Tensor = apply_model(
-            network, mix[None], shifts=0, overlap=OVERLAP, device=device, callback=finished
-        )[0]
-    return stems[network.sources.index("vocals")].cpu()
+    try:
+        with _ONE_AT_A_TIME, torch.inference_mode():
+            stems: Tensor = apply_model(
+                network, mix[None], shifts=0, overlap=OVERLAP, device=device, callback=finished
+            )[0]
+        return stems[network.sources.index("vocals")].cpu()
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "out of GPU memory while vocals are separated: end what else uses the GPU, or set "
+            "CUDA_VISIBLE_DEVICES to nothing to separate on the CPU (finished songs are kept)"
+        ) from error
 
 
 def _two_channels(block: Samples) -> NDArray[np.float32]:

@@ -1,8 +1,10 @@
 """Separate the vocals of many songs, each once: they are cached as audio.
 
-An entry of the cache is a mono FLAC file at the song's own rate, at most 24 kHz.
+An entry of the cache is mono FLAC at the song's own rate, at most 24 kHz. It is not called so: no
+library that the cache lies in takes it for a song.
 """
 
+import io
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from artistid.foundation.files import replacing
 from artistid.foundation.parallel import Place, Workers
 
 VERSION = 1  # raise it when separated vocals change: it is part of every cache key
+SUFFIX = ".vocals"  # of an entry
 MAX_RATE = 24_000  # Hz
 CPU_TIMES = 1.5  # a song's length that HTDemucs takes on a CPU
 
@@ -106,7 +109,7 @@ def entry_of(song: Path, separator: AnySeparator, cache: Path) -> Path:
     """Where the vocals of a song are, or will be."""
     identity = {"recipe": "vocals", "version": VERSION, "separator": separator.digest}
     path = entry_path(cache, content_digest(song), settings_digest(identity))
-    return path.with_suffix(".flac")
+    return path.with_suffix(SUFFIX)
 
 
 def _separate_one(job: _Job, separator: AnySeparator) -> str:
@@ -128,5 +131,7 @@ def write_flac(path: Path, vocals: Audio) -> None:
     """16 bits, at no more than MAX_RATE; what would clip is made softer as a whole."""
     own = at_rate(vocals, min(vocals.sample_rate, MAX_RATE))
     samples = own.samples / max(1.0, float(np.abs(own.samples).max()))
+    flac = io.BytesIO()  # libsndfile does not say that a disk is full
+    soundfile.write(flac, samples, own.sample_rate, format="FLAC", subtype="PCM_16")
     with replacing(path) as temporary:
-        soundfile.write(temporary, samples, own.sample_rate, subtype="PCM_16")
+        temporary.write_bytes(flac.getvalue())

@@ -18,9 +18,17 @@ VOCALS = "vocals"  # Demucs' name of the file
 def find_stems(songs: Sequence[Path], folder: Path) -> Mapping[Path, Path]:
     """The stem of every song that has one.
 
-    Raises UserError if there is no such folder, or if a stem would have to serve two songs."""
+    Raises UserError if there is no such folder, if songs lie in it, or if a stem would have to
+    serve two songs."""
     if not folder.is_dir():
         raise UserError(f"--vocals {printable(folder)}: no such folder")
+    whole = folder.resolve()
+    for song in songs:
+        if song.resolve().is_relative_to(whole):
+            raise UserError(
+                f"--vocals {printable(folder)}: {printable(song)} lies in it and is to be a song; "
+                "keep vocals in a folder apart from the songs"
+            )
     named = _files_by_name(folder)
     found = {song: stem for song in songs if (stem := _stem_of(song, named))}
     shared = [stem for stem, n in Counter(found.values()).items() if n > 1]
