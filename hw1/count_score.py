@@ -44,6 +44,8 @@ def read(path: str, kind: type, wanted: str) -> Any:
         raise ValueError(f"{path}: not valid JSON, {where}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of lists in lists
+        raise ValueError(f"{path}: not {wanted}") from error
     if not isinstance(value, kind):
         raise ValueError(f"{path}: must be {wanted}")
     return value
@@ -54,6 +56,7 @@ def count(answers: list[str], predictions: dict[str, list[str]]) -> tuple[int, i
     top1 = top3 = 0
     problems = []
     missing = set(range(len(answers)))
+    keys: dict[int, str] = {}
     for key, ranked in predictions.items():
         try:
             # "000" and "-1" count from the end, as in the course's scorer
@@ -62,7 +65,11 @@ def count(answers: list[str], predictions: dict[str, list[str]]) -> tuple[int, i
         except (ValueError, IndexError):
             problems.append(f"key {key!r} is not a number from 1 to {len(answers)}: ignored")
             continue
-        missing.discard(index % len(answers))
+        number = index % len(answers) + 1
+        missing.discard(number - 1)
+        if number in keys:
+            problems.append(f"keys {keys[number]!r} and {key!r} are both song {number}: both count")
+        keys[number] = key
         if not isinstance(ranked, list) or len(ranked) < 3:
             problems.append(f"key {key!r} needs a list of three artists")
         if isinstance(ranked, list):

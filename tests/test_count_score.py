@@ -62,6 +62,14 @@ def test_malformed_predictions_are_reported_and_count_as_wrong(score: Any) -> No
         assert part in errors
 
 
+def test_a_song_with_two_predictions_is_reported_and_scored_as_in_the_course(score: Any) -> None:
+    predictions = {"001": NAMES, "1": NAMES}
+    status, printed, errors = score(NAMES, predictions)
+    top1, top3 = course_rule(NAMES, predictions)
+    assert (status, printed) == (0, f"{top1}\n{top3}\n")
+    assert "keys '001' and '1' are both song 1" in errors
+
+
 def test_no_predictions_score_nothing(score: Any) -> None:
     assert score(NAMES, {})[:2] == (0, "0.0\n0.0\n")
 
@@ -72,6 +80,8 @@ def test_no_predictions_score_nothing(score: Any) -> None:
         ("[", {}, "answers.json: not valid JSON, line 1 column 2"),
         ([], {}, "answers.json: no answers in it"),
         (NAMES, [], "predictions.json: must be an object"),
+        (NAMES, "[" * 100_000, "predictions.json: not an object"),
+        ("1" * 5_000, {}, "answers.json: not a list"),
     ],
 )
 def test_unusable_files_give_one_line_and_status_2(

@@ -46,6 +46,20 @@ def test_answers_label_test_files_by_number(tmp_path: Path) -> None:
     assert tests == {"002": "blur", "1": "abba"}
 
 
+def test_answers_that_nothing_can_match_are_told(tmp_path: Path) -> None:
+    make(tmp_path, tests=("002", "1"))
+    (tmp_path / "test_ans.json").write_text('["abba", "nobody", "cher", "cher"]')
+    warnings = "\n".join(read_corpus(tmp_path).warnings)
+    assert "answers to 2 songs that are not in test/ (003, 004)" in warnings
+    assert "1 test song(s) are by artists not in train (nobody)" in warnings
+
+
+def test_two_test_files_of_one_number_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, tests=("001", "1"))
+    with pytest.raises(CorpusError, match="2 files are called 001; predictions need one each"):
+        read_corpus(tmp_path)
+
+
 def test_the_test_folder_may_be_empty(tmp_path: Path) -> None:
     assert read_corpus(make(tmp_path, tests=())).split("test") == []
 

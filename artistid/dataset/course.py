@@ -5,6 +5,7 @@
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from artistid.dataset.corpus import (
@@ -18,19 +19,22 @@ from artistid.dataset.corpus import (
 )
 from artistid.dataset.finding import audio_files
 
+MAX_DIGITS = 10  # in the number of a test file
+
 
 def read_course(root: Path) -> Corpus:
     """The corpus whose lists are in `root`. Raises CorpusError with every problem found."""
     problems: list[str] = []
     train = _read_list(root, "train", problems)
     val = _read_list(root, "val", problems)
-    test = _read_test(root, problems)
+    warnings: list[str] = []
+    test = _read_test(root, problems, warnings)
     for entry in sorted({track.id for track in train} & {track.id for track in val}):
         problems.append(f"{root}: {entry} is in train.json and in val.json")
     if not problems:
         problems += label_problems(train, val)
     raise_problems(root, problems)
-    warnings = []
+    warnings += _unknown_artists(test, train)
     shared = sorted({track.album_key for track in train} & {track.album_key for track in val})
     if shared:
         warnings.append(
@@ -72,21 +76,50 @@ def _entry_problem(root: Path, entry: str) -> str:
         return (error.strerror or "no such file").lower()
 
 
-def _read_test(root: Path, problems: list[str]) -> list[Track]:
+def _read_test(root: Path, problems: list[str], warnings: list[str]) -> list[Track]:
     """The test tracks, with artists where there are answers; these are optional."""
     folder = root / "test"
     files = audio_files(folder, follow_links=True).files if folder.is_dir() else []
-    for stem, count in Counter(file.stem for file in files).items():
+    for name, count in Counter(_named(_number(f.stem)) or f.stem for f in files).items():
         if count > 1:
-            problems.append(f"{folder}: {count} files are called {stem}; predictions need one each")
+            problems.append(f"{folder}: {count} files are called {name}; predictions need one each")
     answers_file = root.parent / "test_ans.json"
     answers = read_strings(answers_file, problems) if files and answers_file.exists() else []
     tracks = []
     for file in files:
-        artist, stem = None, file.stem
-        if answers and stem.isascii() and stem.isdigit() and 1 <= int(stem) <= len(answers):
-            artist = answers[int(stem) - 1]
+        artist, number = None, _number(file.stem)
+        if 1 <= number <= len(answers):
+            artist = answers[number - 1]
         elif answers:
-            problems.append(f"{answers_file}: {len(answers)} answers, none for test file {stem}")
-        tracks.append(Track(file, stem, "test", artist))
+            problems.append(
+                f"{answers_file}: {len(answers)} answers, none for test file {file.stem}"
+            )
+        tracks.append(Track(file, file.stem, "test", artist))
+    missing = sorted(set(range(1, len(answers) + 1)) - {_number(file.stem) for file in files})
+    if missing:
+        numbers = listing([_named(number) for number in missing], 10)
+        warnings.append(
+            f"{answers_file.name} has answers to {len(missing)} songs that are not in "
+            f"{folder.name}/ ({numbers}): count_score.py counts them as wrong"
+        )
     return tracks
+
+
+def _number(stem: str) -> int:
+    """Of a test file; 0: it has none."""
+    is_number = stem.isascii() and stem.isdigit() and len(stem) < MAX_DIGITS
+    return int(stem) if is_number else 0
+
+
+def _named(number: int) -> str:
+    """As in the predictions; empty for 0."""
+    return f"{number:03d}" if number else ""
+
+
+def _unknown_artists(test: Sequence[Track], train: Sequence[Track]) -> list[str]:
+    known = {track.artist for track in train}
+    of = [track for track in test if track.artist and track.artist not in known]
+    if not of:
+        return []
+    names = listing(sorted({track.artist or "" for track in of}), 5)
+    return [f"{len(of)} test song(s) are by artists not in train ({names}): none can be right"]
