@@ -100,6 +100,18 @@ def test_a_third_of_the_crops_are_remixes(rng: Generator) -> None:
     assert shares == pytest.approx([1 / 3] * 3, abs=0.06)
 
 
+def test_nothing_drawn_is_float64_which_mps_has_not(
+    rng: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_numpy, made = torch.from_numpy, []
+    monkeypatch.setattr(torch, "from_numpy", lambda array: made.append(array) or from_numpy(array))
+    crops = torch.cat([noise(rng, 8), noise(rng, 8)], dim=2)
+    for augmentation in (DrawSource(1 / 3, 1 / 3), SpecAugment(), Mixup()):
+        augmentation(crops, TARGETS[:8], rng)
+    assert len(made) > 3
+    assert np.dtype(np.float64) not in {array.dtype for array in made}
+
+
 def test_a_remix_sounds_as_its_vocals_over_another_crops_accompaniment(rng: Generator) -> None:
     settings = MelSettings()
 

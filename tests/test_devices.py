@@ -34,6 +34,12 @@ def test_a_device_that_is_not_available_is_named(
         Devices(name, "auto")
 
 
+def test_models_of_one_process_may_have_different_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Devices("cpu", "auto").device.type == "cpu"
+    monkeypatch.setattr(devices, "_choose", lambda _: "meta")
+    assert Devices("auto", "auto").device.type == "meta"
+
+
 @pytest.mark.parametrize(
     ("able", "precision"),
     [

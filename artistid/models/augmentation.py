@@ -31,13 +31,14 @@ class DrawSource:
         kinds = draw.random((len(crops), 1, 1))
         other = torch.from_numpy(draw.permutation(len(crops))).to(crops.device)
         change_db = draw.uniform(-self.max_change_db, self.max_change_db, (len(crops), 1, 1))
+        change_db = change_db.astype(np.float32)  # MPS has no float64
         is_vocals, is_either, change = (
             torch.from_numpy(values).to(crops.device)
             for values in (kinds < self.vocals, kinds < self.vocals + self.remixes, change_db)
         )
         heard = mix
         if self.remixes:
-            remix = _powers(vocals + change.float()) + _accompaniment(mix, vocals)[other]
+            remix = _powers(vocals + change) + _accompaniment(mix, vocals)[other]
             heard = torch.where(is_either, _decibels(remix), mix)
         return torch.where(is_vocals, vocals, heard), targets
 

@@ -26,7 +26,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Item = TypeVar("Item")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
-MAX_WAIT = timedelta(days=1)  # for the first process, which extracts while the others wait
+MAX_WAIT = timedelta(weeks=1)  # for the first process, which extracts while the others wait
 
 
 class Devices:
@@ -36,7 +36,9 @@ class Devices:
         """Raises UserError for a device that this machine does not have."""
         kind = _choose(device)
         self._state = PartialState(cpu=kind == "cpu", timeout=MAX_WAIT)
-        self.device: torch.device = self._state.device
+        own: torch.device = self._state.device
+        # accelerate's state is that of the process, with the device that was asked for first
+        self.device = own if own.type == kind else torch.device(kind)
         if kind == "cpu":
             _keep_freed_memory()
         self.precision = _best_precision(self.device) if precision == "auto" else precision
