@@ -35,7 +35,7 @@ class Settings:
     ] = None
     """The folder that was --out of the tasks, and where the ensemble writes, too."""
     quiet: bool = False
-    """Show only results and errors."""
+    """Show only errors; the log file has the rest."""
 
 
 def main(settings: Settings) -> None:

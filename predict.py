@@ -130,4 +130,4 @@ def saved(verdicts: Mapping[Path, predictions.Verdict], settings: Settings) -> I
 
 
 if __name__ == "__main__":
-    cli.start(Settings, main, __doc__, "run it again for the remaining songs")
+    cli.start(Settings, main, __doc__, "the lines above are complete; name the remaining songs")

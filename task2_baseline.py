@@ -89,4 +89,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(Settings, main, __doc__, "run it with --resume to continue after the last epoch")
+    cli.start(Settings, main, __doc__, "--resume continues after the last finished epoch")

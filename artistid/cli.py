@@ -56,7 +56,7 @@ class DataSettings:
     seed: int = 0
     """Seed of everything random; the same seed gives the same numbers."""
     quiet: bool = False
-    """Show only results and errors."""
+    """Show only errors; the log file has the rest."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

@@ -5,6 +5,7 @@ safetensors. Loading one never runs code: a pickle that would is refused.
 """
 
 import json
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -93,12 +94,14 @@ def read_stats(path: Path) -> tuple[float, float]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         mean, std = float(values[MEAN]), float(values[STD])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not a statistics file, which is a JSON object with {MEAN} and {STD}"
         ) from error
-    if not std > 0:
-        raise CheckpointError(f"{path}: {STD} is {std}, must be above 0")
+    if not math.isfinite(mean):
+        raise CheckpointError(f"{path}: {MEAN} is {mean}, must be finite")
+    if not 0 < std < math.inf:
+        raise CheckpointError(f"{path}: {STD} is {std}, must be above 0 and finite")
     return mean, std
 
 

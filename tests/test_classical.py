@@ -10,6 +10,7 @@ import skops.io
 from numpy.random import Generator
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -84,6 +85,14 @@ def test_a_decision_function_becomes_a_posterior(songs: LabelledSongs, n_artists
     assert posteriors.shape == (len(X), n_artists)
     assert_allclose(posteriors.sum(axis=1), 1)
     assert (posteriors.argmax(axis=1) == y).mean() > 0.9
+
+
+@pytest.mark.parametrize("solver", ["lsqr", "eigen"])
+def test_an_artist_with_one_row_is_no_reason_to_warn(songs: LabelledSongs, solver: str) -> None:
+    X, y = songs
+    alone = as_songs([X[0][:1], *X[y != y[0]]])
+    lda = LinearDiscriminantAnalysis(solver=solver, shrinkage="auto")
+    SongClassifier(lda).fit(alone, np.append(y[0], y[y != y[0]]))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -52,6 +52,7 @@ SONGS = ["001.mp3", "002.mp3", "003.mp3", "004.mp3"]
         (SearchSettings, {"max_excerpts": 0}, "--max-excerpts 0: must be at least 1"),
         (NetworkSettings, {"masks": -1}, "--masks -1: must be at least 0"),
         (NetworkSettings, {"mixup": -0.1}, "--mixup -0.1: must be at least 0"),
+        (NetworkSettings, {"mixup": float("inf")}, "--mixup inf: must be finite"),
         (TrainingSettings, {"epochs": 0}, "--epochs 0: must be at least 1"),  # test_training.py
         (EncoderSettings, {"layer": -1}, "--layer -1: must be at least 0"),
         (EncoderSettings, {"encoder": "x"}, "--encoder x: choose from auto, musicfm"),
@@ -242,7 +243,7 @@ def test_bars_are_for_terminals_and_not_for_quiet_runs(
 MOMENTS = [  # task, a line on its screen, and seconds after it
     ("task1", "corpus tiny", 1.0, "what was extracted is cached; run it again to continue"),
     ("task1", "KNN: ", 0.0, "what was extracted is cached; run it again to continue"),
-    ("task2", "epoch   2", 0.0, "run it with --resume to continue after the last epoch"),
+    ("task2", "epoch   2", 0.0, "--resume continues after the last finished epoch"),
 ]
 
 

@@ -101,6 +101,14 @@ def test_without_a_corpus_it_is_the_demo_in_a_folder_of_its_own(
         assert "this is the synthetic demo corpus" in text
 
 
+def test_the_demos_own_folder_artist20_is_the_demo_too(home: Path) -> None:
+    with started(Settings(DataSettings())):
+        pass
+    with started(Settings(DataSettings(data=home / "demo/artist20"))) as run:
+        assert run.outputs.results == Path("result/demo")
+        assert experiment.DEMO_NOTICE in run.corpus.warnings
+
+
 def test_a_broken_corpus_is_an_error_and_no_reason_to_take_the_demo(home: Path) -> None:
     (home / "artist20").mkdir(parents=True)
     (home / "artist20/train.json").write_text("[")

@@ -334,6 +334,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ('{"melspec_2048_mean": 1}', "not a statistics file"),
         ('{"melspec_2048_mean": null, "melspec_2048_std": 1}', "not a statistics file"),
         ('{"melspec_2048_mean": 1, "melspec_2048_std": 0}', "is 0.0, must be above 0"),
+        ('{"melspec_2048_mean": 1, "melspec_2048_std": Infinity}', "is inf, must be .* finite"),
+        ('{"melspec_2048_mean": NaN, "melspec_2048_std": 1}', "is nan, must be finite"),
+        (80_000 * "[", "not a statistics file"),
     ],
 )
 def test_wrong_statistics_are_refused(tmp_path: Path, text: str, words: str) -> None:

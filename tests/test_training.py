@@ -328,7 +328,7 @@ def test_all_settings_but_the_device_must_be_the_same_to_resume() -> None:
         ({"lr": float("nan")}, "--lr nan: must be above 0"),
         ({"label_smoothing": 1.0}, r"--label-smoothing 1\.0: must be from 0 to below 1"),
         ({"crop_seconds": 0.0}, r"--crop-seconds 0\.0: must be at least 0\.1"),
-        ({"crop_seconds": float("inf")}, r"--crop-seconds inf: must be at least 0\.1"),
+        ({"crop_seconds": float("inf")}, "--crop-seconds inf: must be finite"),
     ],
 )
 def test_impossible_settings_are_refused(option: dict[str, Any], message: str) -> None:

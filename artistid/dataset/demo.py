@@ -112,12 +112,14 @@ def ensure_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> bool:
 def _has_stamp(folder: Path, stamp: Mapping[str, int]) -> bool:
     try:
         return bool(json.loads((folder / STAMP).read_text()) == stamp)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 
 def is_demo_corpus(folder: Path) -> bool:
-    return (folder / STAMP).is_file()
+    """Whether a demo corpus is in `folder`, or `folder` is the artist20/ of one."""
+    whole = folder.resolve()
+    return any((place / STAMP).is_file() for place in (whole, whole.parent))
 
 
 def make_demo_corpus(folder: Path, seed: int = 0, jobs: int = -1) -> None:

@@ -1,5 +1,7 @@
 """Mistakes a user can fix: shown as one line without a traceback, exit status 2."""
 
+import math
+
 
 class UserError(Exception):
     """The message says what is wrong, where, and what to do about it.
@@ -19,8 +21,9 @@ def first_line(error: BaseException) -> str:
 
 
 def require_at_least(settings: object, **minimum: float) -> None:
-    """Raise UserError for an option in `settings` that is below its minimum."""
+    """Raise UserError for an option in `settings` that is below its minimum, NaN or infinite."""
     for name, value in minimum.items():
-        if not getattr(settings, name) >= value:  # also for NaN
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} {getattr(settings, name)}: must be at least {value}")
+        found = getattr(settings, name)
+        if not value <= found < math.inf:
+            wanted = "finite" if found == math.inf else f"at least {value}"
+            raise UserError(f"--{name.replace('_', '-')} {found}: must be {wanted}")

@@ -5,6 +5,7 @@ Scaling, projection and classifier are one object, so that no split can miss a s
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -71,7 +72,9 @@ class SongClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError("needs songs of at least two classes, not of one class")
         default = Pipeline([("scale", StandardScaler()), ("classify", _lda())])
         self.row_classifier_ = clone(self.row_classifier or default)
-        self.row_classifier_.fit(rows, np.repeat(labels, counts))
+        with warnings.catch_warnings():  # Ledoit-Wolf, of an artist with one row: zero, as it is
+            warnings.filterwarnings("ignore", "Only one sample available")
+            self.row_classifier_.fit(rows, np.repeat(labels, counts))
         self.classes_ = self.row_classifier_.classes_
         return self
 

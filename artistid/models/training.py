@@ -69,15 +69,13 @@ class TrainingSettings:
     """auto: bf16 if the hardware supports it, else fp32."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, batch_size=2, seeds=1, weight_decay=0)
+        require_at_least(self, batch_size=2, seeds=1, weight_decay=0, crop_seconds=0.1)
         if self.epochs is not None:
             require_at_least(self, epochs=1)
         if not 0 < self.lr < float("inf"):
             raise UserError(f"--lr {self.lr}: must be above 0")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label-smoothing {self.label_smoothing}: must be from 0 to below 1")
-        if not 0.1 <= self.crop_seconds < float("inf"):
-            raise UserError(f"--crop-seconds {self.crop_seconds}: must be at least 0.1")
 
 
 @dataclass(frozen=True)

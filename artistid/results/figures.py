@@ -14,12 +14,11 @@ from artistid import metrics
 from artistid.foundation.errors import printable
 from artistid.results.predictions import SongPrediction
 
-EAST_ASIAN_FONTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK TC",
-    "PingFang TC",
-    "Microsoft JhengHei",
-    "WenQuanYi Zen Hei",
+EAST_ASIAN_FONTS = (  # of Linux, macOS and Windows; the first have Chinese, Japanese and Korean
+    *("Noto Sans CJK JP", "Noto Sans CJK TC", "Noto Sans CJK SC", "Noto Sans CJK KR"),
+    *("Source Han Sans", "Droid Sans Fallback", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
+    *("Arial Unicode MS", "PingFang TC", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo"),
+    *("Microsoft JhengHei", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
 )
 MAX_LABELLED = 60  # artists in a confusion matrix; with more, names and counts would overlap
 MAX_TIMELINE_ROWS = 12  # artists in a timeline: the most probable ones
