@@ -70,6 +70,9 @@ class Settings:
         if not self.songs:
             raise UserError("which songs? Name files, folders or patterns (see --help)")
         require_one(self.vocals, self.separator)
+        for file in (self.json, self.csv):
+            if file and file.exists() and not file.is_file():
+                raise UserError(f"{printable(file)}: is no ordinary file; name another one")
 
 
 def main(settings: Settings) -> None:

@@ -92,7 +92,8 @@ def start(
     for stream in (sys.stdout, sys.stderr):  # a file name may be in another encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in _ends():
+        signal.signal(number, _interrupt)
     try:
         chosen = tyro.cli(
             settings,
@@ -121,10 +122,18 @@ def _program() -> str:
     return f"python3 -m {spec.parent}" if spec and name == "__main__.py" else name
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt; a second Ctrl-C ends the process at once. Library threads that are
+def _ends() -> list[int]:
+    """Signals that end the work in order: Ctrl-C, and where this is the only process of its run,
+    those of `kill` and of a terminal that is closed, unless they are ignored, as nohup has it."""
+    further = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    wanted = [n for n in further if n is not None and signal.getsignal(n) is signal.SIG_DFL]
+    return [signal.SIGINT, *(wanted if "RANK" not in os.environ else [])]
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; a second signal ends the process at once. Library threads that are
     cut off meanwhile need not report it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(number, signal.SIG_DFL)
     warnings.simplefilter("ignore")
     threading.excepthook = lambda _: None
     raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from artistid.audio.cache import Entries, content_digest
 from artistid.audio.extraction import Recipe, extract, require_usable
 from artistid.cli import DataSettings
 from artistid.dataset.corpus import SPLITS, Corpus, Split, Track, listing
+from artistid.dataset.course import read_course
 from artistid.dataset.demo import ensure_demo_corpus, is_demo_corpus
 from artistid.dataset.library import LibrarySettings, split_lists
 from artistid.dataset.read import read_corpus
@@ -38,6 +39,7 @@ from artistid.vocals.heard import SourceSettings, Voices, find_voices
 
 COURSE = cli.HOME / "hw1"
 DEMO = COURSE / "demo"
+MODEL_SUFFIXES = (".skops", ".safetensors", ".json")
 DEMO_NOTICE = (
     "this is the synthetic demo corpus, for trying and testing: its scores say nothing about "
     "music. For real results put artist20 into hw1/ (see hw1/readme.md) or use --data FOLDER"
@@ -188,6 +190,8 @@ def _choose_corpus(
             print(f"no {COURSE / 'artist20'} and no --data: using the demo corpus, {DEMO}")
     if folder.resolve() == DEMO.resolve():
         ensure_demo_corpus(DEMO, jobs=workers.jobs)
+    if folder is COURSE:  # and no library, whatever else is there
+        return read_course(COURSE / "artist20"), False
     corpus = read_corpus(folder, data.seed, library)
     if not is_demo_corpus(folder):
         return corpus, False
@@ -363,8 +367,11 @@ def _saved(run: Run, data: Extracted, answers: Sequence[_Answer], chosen: int) -
         place, digest = file.relative_to(folder).as_posix(), content_digest(file)
         models.append(SavedModel(model.name, place, digest, answer.posteriors, answer.familiarity))
         written |= files
-    for old in {*folder.glob(f"model_{task}.*"), *others.glob("*")} - written:
-        old.unlink()
+    own = {folder / f"model_{task}{suffix}" for suffix in MODEL_SUFFIXES}
+    own |= {path for path in others.glob("*") if path.suffix in MODEL_SUFFIXES}
+    for old in own - written:
+        if old.is_file() and "." not in old.stem:  # else a copy of somebody's, or being written
+            old.unlink(missing_ok=True)
     return RunPosteriors(
         task,
         run.corpus.name,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 ARRIVING = ".arriving"  # folder of downloads that are not complete, beside their targets
 
@@ -36,22 +37,25 @@ def cached(file: HubFile) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch(file: HubFile, folder: Path) -> Path:
+def fetch(file: HubFile, folder: Path, bars: bool = True) -> Path:
     """Download a file into `folder`, unless it is there. It gets its name once its digest is right.
-    Returns its path. Raises DownloadError."""
+    Returns its path. Raises DownloadError. Without `bars` nothing is shown."""
     path, arriving = folder / file.name, folder / ARRIVING
     if _is_good(path, file):
         return path
     huggingface_hub.logging.set_verbosity_error()  # no line for every attempt
+    if not bars:
+        disable_progress_bars()
     try:
         huggingface_hub.hf_hub_download(
             file.repository, file.name, revision=file.revision, local_dir=arriving
         )
     except Exception as error:  # also those of whichever HTTP library the hub's library uses
+        strerror = error.strerror if isinstance(error, OSError) else None  # of a full disk
+        reason = strerror or type(error).__name__
         raise DownloadError(
-            f"{file.name} cannot be downloaded ({type(error).__name__}); try again, or on a "
-            f"machine with a network get it from the hub repository {file.repository} and copy it "
-            f"into {folder}"
+            f"{file.name} cannot be downloaded ({reason}); try again, or on a machine with a "
+            f"network get it from the hub repository {file.repository} and copy it into {folder}"
         ) from error
     arrived = arriving / file.name
     if not _is_good(arrived, file):

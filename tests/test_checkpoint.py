@@ -1,5 +1,6 @@
 """Trained networks and unfinished trainings on disk."""
 
+import errno
 import json
 import os
 import pickle
@@ -135,6 +136,16 @@ def test_a_state_of_other_settings_or_songs_is_refused(
     checkpoint(tmp_path).save({"epoch": 1})
     with pytest.raises(UserError, match=rf"--resume: .*resume\.pt {reason}"):
         checkpoint(tmp_path, **other).load()
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    path = tmp_path / "state.pt"
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+        TrainingCheckpoint(path, {}, "digest").save({"network": {"w": torch.zeros(9)}})
 
 
 def test_without_a_checkpoint_nothing_can_be_resumed(tmp_path: Path) -> None:

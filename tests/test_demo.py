@@ -1,5 +1,6 @@
 """The demo corpus: reproducible, in the course's layout, and with an album effect."""
 
+import errno
 from pathlib import Path
 
 import librosa
@@ -85,6 +86,15 @@ def timbre(track: Track) -> NDArray[np.float64]:
     samples, _ = soundfile.read(track.path)
     mfcc = librosa.feature.mfcc(y=samples, sr=RATE, n_mfcc=20)  # (20, frames)
     return np.concatenate([mfcc.mean(axis=1), mfcc.std(axis=1)])
+
+
+def test_a_full_disk_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        demo.write_mp3(tmp_path / "a.mp3", np.zeros(RATE, "f4"))
 
 
 def test_what_is_not_the_demo_corpus_is_not_replaced(tmp_path: Path) -> None:

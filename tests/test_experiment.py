@@ -129,6 +129,16 @@ def test_the_courses_corpus_is_the_default_and_writes_where_the_course_expects(
         assert run.outputs.texts == run.outputs.results == tmp_path / "out"
 
 
+def test_the_courses_corpus_is_never_a_library(home: Path, shared_course: Path) -> None:
+    """Unpacked one folder too deep, beside the demo, it would have two artists."""
+    shutil.copytree(shared_course / "artist20", home / "artist20/artist20")
+    with (
+        pytest.raises(UserError, match=r"artist20/train\.json: no such file"),
+        started(Settings(DataSettings())),
+    ):
+        pass
+
+
 # --- the log -----------------------------------------------------------------------------------
 
 
@@ -282,8 +292,8 @@ class Model:
     def save(self, path: Path, card: ModelCard) -> set[Path]:
         path.parent.mkdir(exist_ok=True, parents=True)
         values = {"on": self.trained_on, **card.to_json()}
-        path.with_suffix(".model").write_text(json.dumps(values))
-        return {path.with_suffix(".model")}
+        path.with_suffix(".skops").write_text(json.dumps(values))
+        return {path.with_suffix(".skops")}
 
 
 @dataclass
@@ -339,7 +349,7 @@ def test_the_best_on_train_is_trained_again_and_predicts(
         *("artist_0", "artist_1", "artist_3", "artist_3"),
     ]
     assert set(values["seconds"]) == {"loudness", "training", "evaluation", "total"}
-    model = read(settings.data.out / "model_task1.model")
+    model = read(settings.data.out / "model_task1.skops")
     assert len(model["on"]) == 24
     assert model["calibration"]["temperature"] == values["calibration"]["temperature"] != 1
     table = [line for line in log.splitlines() if line.startswith(("model ", "A ", "B "))]
@@ -362,7 +372,7 @@ def test_without_refit_the_model_trained_on_train_predicts(settings: Settings) -
     values, log = reported(settings, learner, refit=False)
     assert learner.calls == ["fit on 16, 8 in val", "clean up"]
     assert values["test"]["top1"] == 1
-    assert len(read(settings.data.out / "model_task1.model")["on"]) == 16
+    assert len(read(settings.data.out / "model_task1.skops")["on"]) == 16
     assert "again" not in log
 
 
@@ -416,6 +426,19 @@ def test_checkpoints_are_kept_until_everything_is_written(
     with pytest.raises(OSError, match="No space left"):
         reported(settings, learner)
     assert "clean up" not in learner.calls
+
+
+def test_what_somebody_keeps_beside_the_models_stays(settings: Settings) -> None:
+    assert settings.data.out
+    others = settings.data.out / "members/task1"
+    (others / "old").mkdir(parents=True)
+    kept = [settings.data.out / "model_task1.backup.skops", others / "C.backup.skops"]
+    gone = [settings.data.out / "model_task1.safetensors", others / "C.skops"]
+    for path in kept + gone:
+        path.touch()
+    reported(settings, Learner(two_models))
+    assert (others / "old").is_dir()
+    assert [path.exists() for path in kept + gone] == [True, True, False, False]
 
 
 def test_only_the_first_of_several_processes_reports(

@@ -62,6 +62,14 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert error.value.filename == str(tmp_path / "out.json")
 
 
+def test_a_device_stays_one(tmp_path: Path) -> None:
+    """Or a root who writes to /dev/null has no /dev/null afterwards."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is no ordinary file"):
+        write_json(tmp_path / "pipe", 1)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_leftovers_of_a_killed_run_are_removed_the_next_day(tmp_path: Path) -> None:
     for age_h, name in ((0, "young"), (25, "old")):
         folder = tmp_path / f".artistid-making-{name}-folder"

@@ -22,8 +22,10 @@ from demucs.htdemucs import HTDemucs  # noqa: E402
 
 import task1  # noqa: E402
 import task2  # noqa: E402
+from artistid.audio import source  # noqa: E402
 from artistid.audio.decode import Audio, AudioError  # noqa: E402
 from artistid.dataset.finding import audio_files  # noqa: E402
+from artistid.foundation import progress  # noqa: E402
 from artistid.foundation.errors import UserError  # noqa: E402
 from artistid.foundation.parallel import Workers  # noqa: E402
 from artistid.vocals import htdemucs, separation  # noqa: E402
@@ -150,6 +152,13 @@ def test_vocals_in_the_cache_are_no_songs_of_a_library(weights: Path, tmp_path: 
     assert audio_files(tmp_path / "music", follow_links=False).files == []
 
 
+def test_of_a_single_sample_nothing_is_left(tmp_path: Path) -> None:
+    """At a lower rate: it is refused where it is read."""
+    separation.write_flac(tmp_path / "v.vocals", Audio(np.ones(1, "f4"), 192_000, "", "", 1))
+    with pytest.raises(AudioError, match="empty file"):
+        source.load(tmp_path / "v.vocals", None, may_be_silent=True)
+
+
 def test_files_and_samples_have_the_same_vocals(weights: Path, tmp_path: Path) -> None:
     song = tmp_path / "song.wav"
     write_audio(song, hum(1, np.random.default_rng(0)))
@@ -217,14 +226,16 @@ def test_the_published_file_is_downloaded_once_and_checked(
     monkeypatch.setattr(htdemucs, "FOLDER", tmp_path)
     monkeypatch.setattr(hub, "cached", lambda _: None)
 
-    def fail(file: hub.HubFile, _folder: Path) -> Path:
+    def fail(file: hub.HubFile, _folder: Path, bars: bool) -> Path:
+        assert not bars  # with --quiet
         raise hub.DownloadError(f"{file.name} cannot be downloaded; try again")
 
+    monkeypatch.setattr(progress, "_bars_wanted", False)
     monkeypatch.setattr(hub, "fetch", fail)
     with pytest.raises(UserError, match=r"955717e8\.safetensors cannot be downloaded; try again"):
         htdemucs.find(None)
     monkeypatch.setattr(
-        hub, "fetch", lambda file, folder: write_network(folder / file.name, network)
+        hub, "fetch", lambda file, folder, _: write_network(folder / file.name, network)
     )
     with caplog.at_level("INFO", "artistid"):
         found = htdemucs.find(None)

@@ -1,5 +1,6 @@
 """Downloads from a hub that is served on this machine."""
 
+import errno
 import hashlib
 import re
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 
 from musicfm import hub
 from musicfm.hub import DownloadError, HubFile
@@ -110,6 +112,30 @@ def test_a_download_that_breaks_off_leaves_nothing(served: Hub, tmp_path: Path) 
     served.limit = len(CONTENT)
     assert hub.fetch(FILE, tmp_path).read_bytes() == CONTENT
     assert names(tmp_path) == ["weights.ckpt"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", full)
+    with pytest.raises(DownloadError, match=r"cannot be downloaded \(No space left on device\)"):
+        hub.fetch(FILE, tmp_path)
+
+
+def test_nothing_is_shown_if_nothing_is_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        assert are_progress_bars_disabled()
+        raise OSError
+
+    monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", fails)
+    try:
+        with pytest.raises(DownloadError):
+            hub.fetch(FILE, tmp_path, bars=False)
+    finally:
+        enable_progress_bars()
 
 
 def test_without_a_network_the_message_says_what_to_copy_where(served: Hub, tmp_path: Path) -> None:

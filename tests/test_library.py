@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import mutagen
 import numpy as np
@@ -87,6 +88,16 @@ def test_misplaced_and_hidden_files_are_left_out(tmp_path: Path) -> None:
         "left out: .38 Special: hidden, abba/...And Justice for All/.4.mp3: hidden "
         "(--follow-links follows links)",
     )
+
+
+def test_the_demo_is_no_artist_of_a_library_that_it_lies_in(tmp_path: Path) -> None:
+    folder = library(tmp_path, {"abba": 3, "blur": 3})
+    for place in ("hw1/demo/demo.json", "hw1/demo/artist20/x/1.mp3"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).touch()
+    corpus = read_corpus(folder)
+    assert corpus.artists == ["abba", "blur"]
+    assert "hw1/demo: the demo corpus" in corpus.warnings[0]
 
 
 def counts(corpus: Corpus) -> Counter[str]:
@@ -360,6 +371,23 @@ def test_the_survey_reports_artists_formats_and_bad_files(tmp_path: Path, call: 
         "1 of 14 files are unusable:",
         f"  {folder}/artist 1/album 0/9.mp3: empty file (0 bytes)",
     ]
+
+
+def test_a_cluster_gets_paths_that_hold_in_any_folder(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library(tmp_path, {"abba": 3, "blur": 3})
+    monkeypatch.chdir(tmp_path)
+    given: list[Path] = []
+
+    def run(_: Any, paths: list[Path], needs: tuple[Path, ...], **__: Any) -> list[Any]:
+        given.extend([*paths, *needs])
+        return [__main__.Inspection(refusal="not tried")] * len(paths)
+
+    monkeypatch.setattr(__main__.parallel, "run", run)
+    assert call(__main__)[0] == 0
+    assert len(given) == 18 + 1
+    assert all(path.is_absolute() for path in given)
 
 
 def test_the_survey_has_the_library_options_of_the_tasks(tmp_path: Path, call: Call) -> None:

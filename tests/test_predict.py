@@ -2,6 +2,9 @@
 
 import csv
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Call, Finish, hum, read, write_audio
+from conftest import PROJECT, Call, Finish, hum, read, write_audio
 
 import artistid
 import predict
@@ -120,6 +123,29 @@ def test_what_is_done_is_kept_when_it_is_interrupted(
     status, _, errors = command(*songs, "--model", finished("task1").model, "--json", "p.json")
     assert (status, errors.splitlines()[-1][:23]) == (130, "predict.py: interrupted")
     assert list(read(tmp_path / "p.json")) == [str(song) for song in songs[:3]]
+
+
+@pytest.mark.slow
+def test_what_is_done_is_kept_when_the_terminal_is_closed(
+    finished: Finish, songs: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(300):
+        (folder / f"{i:03d}.mp3").symlink_to(songs[i % len(songs)])
+    command = [sys.executable, PROJECT / "predict.py", folder, "--model", finished("task1").model]
+    process = subprocess.Popen(
+        [*map(str, command), "--json", str(tmp_path / "p.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith("000.mp3")
+    process.send_signal(signal.SIGHUP)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.splitlines()[-1][:23]) == (130, "predict.py: interrupted")
+    assert 1 <= len(read(tmp_path / "p.json")) < 300
 
 
 def test_folders_are_found_by_links_and_patterns(

@@ -1,5 +1,6 @@
 """The log: written as it grows, and ended by what stopped the run."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -105,6 +106,21 @@ def test_what_is_nobodys_fault_is_one_line_in_the_log(
     tmp_path: Path, error: BaseException, line: str
 ) -> None:
     assert stopped_by(error, tmp_path / "log.txt") == ["corpus demo", line]
+
+
+def test_a_full_disk_does_not_hide_what_has_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def run() -> None:
+        with logging_to(tmp_path / "log.txt", quiet=True):
+            monkeypatch.setattr("logging.FileHandler.emit", full)
+            raise UserError("make room")
+
+    with pytest.raises(UserError, match="make room"):
+        run()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")

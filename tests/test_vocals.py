@@ -20,6 +20,8 @@ import task2_baseline
 from artistid.audio import levels
 from artistid.audio.decode import AudioError
 from artistid.foundation.errors import UserError
+from artistid.foundation.parallel import Workers
+from artistid.vocals import heard
 from artistid.vocals.heard import SourceSettings, has_singer
 from artistid.vocals.stems import find_stems
 from artistid.vocals.voice import Stems
@@ -185,6 +187,15 @@ def test_a_task_hears_the_vocals_and_so_does_the_model_that_it_saves(
     else:
         with pytest.raises(UserError, match="trained on vocals, so it cannot listen to mix"):
             artistid.load_model(path, source="mix")
+
+
+def test_a_mistyped_folder_of_vocals_costs_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heard, "extract", lambda *_: pytest.fail("songs were decoded"))
+    settings = SourceSettings("vocals", tmp_path / "vocal")
+    with pytest.raises(UserError, match="vocal: no such folder"):
+        heard.find_voices([], settings, tmp_path, Workers(1), skip_bad=False)
 
 
 def test_missing_and_broken_vocals_are_named_all_at_once(

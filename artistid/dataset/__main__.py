@@ -53,7 +53,14 @@ def main(settings: Settings) -> None:
     for line in overview(corpus):
         print(line, flush=True)
     paths = [track.path for track in corpus.tracks]
-    found = parallel.run(inspect, paths, workers=settings.workers, label="decode", unit="song")
+    found = parallel.run(
+        inspect,
+        [path.absolute() for path in paths],  # a worker may run in another folder
+        workers=settings.workers,
+        label="decode",
+        unit="song",
+        needs=(settings.folder.absolute(),),
+    )
     for line in summary(dict(zip(paths, found, strict=True))):
         print(line)
 

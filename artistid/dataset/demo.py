@@ -9,6 +9,7 @@ not a split by album. Beside the corpus lie songs by singers that it does not ha
 The same seed and VERSION give the same bytes. Scores on this corpus say nothing about music.
 """
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +24,13 @@ import soundfile
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from artistid.dataset.finding import STAMP
 from artistid.foundation import parallel
 from artistid.foundation.errors import UserError
 from artistid.foundation.files import folder_beside, write_json
 from artistid.foundation.parallel import Workers
 
 VERSION = 2  # increment when the audio changes
-STAMP = "demo.json"  # marks a folder as a demo corpus, with its version and seed
 
 N_SINGERS = 20
 N_STRANGERS = 2  # further singers, whom the corpus does not have; one song each
@@ -183,14 +184,16 @@ def _write_song(place: tuple[Path, int, int, int], seed: int) -> None:
 
 def write_mp3(path: Path, samples: NDArray[np.float32]) -> None:
     """Encode (samples,) at RATE like the course's files: mono mp3 at 32 kbit/s."""
+    mp3 = io.BytesIO()  # libsndfile does not say that a disk is full
     soundfile.write(
-        path,
+        mp3,
         samples,
         RATE,
         format="MP3",
         bitrate_mode="CONSTANT",
         compression_level=MP3_LEVEL,
     )
+    path.write_bytes(mp3.getvalue())
 
 
 # --- singer and album ------------------------------------------------------------------------

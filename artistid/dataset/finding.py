@@ -13,6 +13,7 @@ AUDIO_SUFFIXES = frozenset(
     | {".aif", ".aiff", ".aifc", ".m4a", ".m4b", ".mp4", ".3gp", ".aac", ".wma", ".webm"}
     | {".mpc", ".ape", ".wv", ".tta", ".dsf"}
 )
+STAMP = "demo.json"  # marks a folder as a demo corpus, with its version and seed
 
 
 class Found(NamedTuple):
@@ -44,9 +45,11 @@ def audio_files(folder: Path, follow_links: bool = False) -> Found:
             and not name.startswith("._")
             and os.path.isfile(os.path.join(where, name))  # noqa: PTH113, PTH118  # never raises
         ]
+        demos = [name for name in folders if Path(where, name, STAMP).is_file()]
+        left_out += [f"{Path(where, name).relative_to(folder)}: the demo corpus" for name in demos]
         for name in filter(_is_hidden, folders + audio):
             left_out.append(f"{Path(where, name).relative_to(folder)}: hidden")
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        folders[:] = sorted(n for n in folders if not _is_hidden(n) and n not in demos)
         audio = [name for name in audio if not _is_hidden(name)]
         links = [name for name in folders if Path(where, name).is_symlink()]
         for name in sorted(links + audio):

@@ -1,5 +1,6 @@
 """Write files whole or not at all: under a temporary name in the same folder, then renamed."""
 
+import errno
 import json
 import secrets
 import shutil
@@ -38,6 +39,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The folder is created if necessary. After an error, `path` is unchanged and nothing is left.
     """
+    if path.exists() and not path.is_file():  # a folder, or a device, which must stay one
+        number = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(number, "is no ordinary file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
     # with the same suffix: writers such as matplotlib choose the format by it

@@ -23,6 +23,11 @@ def show_bars(wanted: bool) -> None:
     _bars_wanted = wanted
 
 
+def bars_wanted() -> bool:
+    """For libraries that have bars of their own."""
+    return _bars_wanted
+
+
 def bar(items: Iterable[Any] | None = None, *, hidden: bool = False, **options: Any) -> "tqdm[Any]":
     """A tqdm bar, shown on terminals only (`disable=None`), and never with --quiet."""
     return tqdm(items, disable=True if hidden or not _bars_wanted else None, **options)
@@ -95,14 +100,14 @@ def logging_to(path: Path, quiet: bool, append: bool = False) -> Iterator[None]:
     except BaseException as error:
         for handler in screen:
             log.removeHandler(handler)  # the screen gets its line, or the traceback, at the top
-        if isinstance(error, UserError):
-            log.error("stopped: %s", error)
-        elif isinstance(error, KeyboardInterrupt):
-            log.error("interrupted")
-        elif isinstance(error, BrokenPipeError):
-            log.error("stopped: the reader of the output has left")
-        else:
-            with suppress(OSError):  # of a full disk, which the error on its way reports
+        with suppress(OSError):  # of a full disk: the error on its way says more
+            if isinstance(error, UserError):
+                log.error("stopped: %s", error)
+            elif isinstance(error, KeyboardInterrupt):
+                log.error("interrupted")
+            elif isinstance(error, BrokenPipeError):
+                log.error("stopped: the reader of the output has left")
+            else:
                 log.error("stopped by an unexpected error", exc_info=error)
         raise
     finally:

@@ -5,6 +5,7 @@ unfinished training is one file in torch's format, loaded as data only: neither 
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,8 +90,10 @@ class TrainingCheckpoint:
 
     def save(self, state: Mapping[str, Any]) -> None:
         content = {"settings": dict(self.settings), "corpus": self.corpus, "state": dict(state)}
+        file = io.BytesIO()  # torch says of a full disk what nobody understands
+        torch.save(content, file)
         with replacing(self.path) as temporary:
-            torch.save(content, temporary)
+            temporary.write_bytes(file.getbuffer())
 
     def load(self) -> dict[str, Any]:
         """The saved state. Raises UserError where there is none, or one of another training."""

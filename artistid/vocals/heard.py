@@ -95,6 +95,9 @@ def find_voices(
         from artistid.vocals import htdemucs  # loads torch
 
         separator = htdemucs.find(settings.separator)
+    given: Mapping[Path, Path] = {}
+    if settings.vocals:
+        given = find_stems([track.path for track in tracks], settings.vocals)
     mixes = extract(tracks, levels.recipe(), cache, workers)
     refused = dict(mixes.refused)
     seconds = {track.path: len(levels.load(entry)) for track, entry in mixes.entries.items()}
@@ -103,8 +106,7 @@ def find_voices(
         _stop_unless(skip_bad, tracks, refused)
         stems, failed = separation.separate(seconds, separator, cache, workers)
     else:
-        assert settings.vocals
-        stems = find_stems(list(seconds), settings.vocals)
+        stems = {path: stem for path, stem in given.items() if path in seconds}
         log.info("vocals: %d songs have theirs in %s", len(stems), settings.vocals)
         no_stem = f"no vocals in {printable(settings.vocals)}"
         failed = {path: no_stem for path in seconds if path not in stems}

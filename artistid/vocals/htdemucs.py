@@ -108,7 +108,7 @@ def _published() -> Path:
         return path
     log.info("downloading HTDemucs, %.0f MB, into %s", PUBLISHED.size / 1e6, FOLDER)
     try:
-        return hub.fetch(PUBLISHED, FOLDER)
+        return hub.fetch(PUBLISHED, FOLDER, progress.bars_wanted())
     except hub.DownloadError as error:
         raise UserError(f"{error}; or name vocals that you have with --vocals FOLDER") from error
 

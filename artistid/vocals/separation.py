@@ -130,7 +130,7 @@ def _write_vocals(song: Path, entry: Path, separator: AnySeparator) -> None:
 def write_flac(path: Path, vocals: Audio) -> None:
     """16 bits, at no more than MAX_RATE; what would clip is made softer as a whole."""
     own = at_rate(vocals, min(vocals.sample_rate, MAX_RATE))
-    samples = own.samples / max(1.0, float(np.abs(own.samples).max()))
+    samples = own.samples / max(1.0, float(np.abs(own.samples).max(initial=0)))
     flac = io.BytesIO()  # libsndfile does not say that a disk is full
     soundfile.write(flac, samples, own.sample_rate, format="FLAC", subtype="PCM_16")
     with replacing(path) as temporary:
