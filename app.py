@@ -9,7 +9,6 @@ page is closed.
 import base64
 import html
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -107,6 +106,10 @@ class Models:
             f"Nearest training songs by {escaped(artist)}:<ol>{nearest}</ol>",
         )
 
+    def forget_vocals(self) -> None:
+        for vocals in self.vocals.rglob(f"[!.]*{separation.SUFFIX}"):
+            vocals.unlink(missing_ok=True)
+
 
 def escaped(text: object) -> str:
     """`text` as part of a page; a name need not be UTF-8."""
@@ -121,14 +124,16 @@ def page_of(models: Models) -> "gradio.Blocks":
             delete(request)
         if song is not None:
             songs[request.session_hash] = song
-        return models.say(model, song)
+        said = models.say(model, song)
+        if song is not None and song not in songs.values():  # the window was closed meanwhile
+            models.forget_vocals()
+        return said
 
     def delete(request: gradio.Request) -> None:
         song = songs.pop(request.session_hash, None)
         if song and song not in songs.values():  # the same file has one name for all sessions
             Path(song).unlink(missing_ok=True)
-            for vocals in models.vocals.rglob(f"[!.]*{separation.SUFFIX}"):
-                vocals.unlink(missing_ok=True)
+            models.forget_vocals()
 
     names = list(models.paths)
     with gradio.Blocks(title="Which artist is it?") as page:
@@ -175,10 +180,8 @@ class OwnPages:
 def main(settings: Settings) -> None:
     paths = inference.newest_models(settings.models, settings.models / "demo")
     progress.silence_decoders()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    closed = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
-    if closed and signal.getsignal(closed) is signal.SIG_DFL:  # else started by nohup
-        signal.signal(closed, signal.getsignal(signal.SIGINT))
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "localhost"
+    os.environ["no_proxy"] = f"{no_proxy},127.0.0.1,{settings.host}"  # Gradio asks for its own page
     is_local = settings.host in ("127.0.0.1", "localhost")
     hosts = ("127.0.0.1", "localhost") if is_local else ("*",)
     with tempfile.TemporaryDirectory(prefix="artistid-") as uploads:
