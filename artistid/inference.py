@@ -42,6 +42,7 @@ from artistid.vocals.heard import Source
 from artistid.vocals.voice import Separated, Voice
 
 BATCH_SIZE = 32  # crops at a time
+MAX_CROP_FRAMES = 2**31  # in a model card; a year of log-mels
 
 Samples = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -288,6 +289,8 @@ def _load(
             _require_width(known.vectors.shape[1], n_artists)
             if card.task == "task1":
                 settings = restored(features.FeatureSettings, card.input)
+                width = 2 * len(features.frame_feature_names(settings))
+                _require_width(width, classifier.n_features_in_)
                 return StatisticsModel(classifier, settings), card, known
             encoder = registry.restore(card.input, weights, Devices(device, "auto").device)
             _require_width(encoder.dim, classifier.n_features_in_)
@@ -313,7 +316,14 @@ def _load(
         network.load_state_dict(state)
         network.to(devices.device).eval()
         return model, card, known
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{path}: the card does not fit the weights ({reason})") from error
 
@@ -323,6 +333,8 @@ def _require_usable(card: ModelCard, path: Path, n_outputs: int) -> None:
         raise UserError(f"{path}: listens to {card.source}, which this version cannot provide")
     if n_outputs != len(card.artists):
         raise UserError(f"{path}: {len(card.artists)} artists for a model of {n_outputs}")
+    if card.task != "task1" and not 1 <= card.crop_frames <= MAX_CROP_FRAMES:
+        raise UserError(f"{path}: damaged model card: crop_frames")
 
 
 def _require_width(made: int, expected: int) -> None:
@@ -347,7 +359,7 @@ def embed(
     song: Song,
     encoder: str = "auto",
     weights: Path | str | None = None,
-    layer: int = 7,
+    layer: int = registry.DEFAULT_LAYER,
     device: DeviceName = "auto",
 ) -> NDArray[np.float32]:
     """The embeddings of a song by a pretrained encoder: (excerpts, dim).

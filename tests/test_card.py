@@ -11,7 +11,16 @@ import pytest
 from artistid.audio.melspec import MelSettings
 from artistid.foundation.errors import UserError
 from artistid.metrics import Calibration, Spread
-from artistid.models.card import FORMAT, ModelCard, parse_card, read_card, restored
+from artistid.models.card import (
+    FORMAT,
+    MemberCard,
+    ModelCard,
+    ensemble_card,
+    parse_card,
+    read_card,
+    restored,
+    restored_members,
+)
 from artistid.models.classical import SongClassifier, load_model, save_model
 from artistid.models.known_songs import KnownSong, KnownSongs
 from artistid.models.networks import MelCNNSettings
@@ -98,6 +107,16 @@ def test_what_is_not_a_card_is_refused(text: str) -> None:
 def test_a_setting_that_does_not_exist_is_named() -> None:
     with pytest.raises(ValueError, match="unknown setting colour"):
         restored(MelSettings, {**asdict(MEL), "colour": "blue"})
+
+
+@pytest.mark.parametrize(
+    "weight", ["0.5", True, pytest.param(10**400, id="huge"), -1, float("nan")]
+)
+def test_a_member_of_an_ensemble_has_a_weight(weight: Any) -> None:
+    members = [MemberCard("task1", "SVM", "a.skops", "0", own) for own in (0.5, weight)]
+    card = ensemble_card(("abba", "blur"), members, Calibration())
+    with pytest.raises(UserError, match=rf"^{PATH}: damaged model card"):
+        restored_members(card, PATH)
 
 
 def test_a_skops_file_with_a_bad_card_is_refused(tmp_path: Path) -> None:

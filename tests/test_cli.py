@@ -47,6 +47,10 @@ SONGS = ["001.mp3", "002.mp3", "003.mp3", "004.mp3"]
         (DataSettings, {"seed": -1}, "--seed -1: must be from 0 to 4294967295"),
         (DataSettings, {"seed": 2**32}, "--seed 4294967296: must be from 0"),
         (Workers, {"jobs": 0}, "--jobs 0: use a number of processes"),
+        (Workers, {"jobs": 10**12}, "--jobs 1000000000000: must be at most 1024"),
+        (Workers, {"dask": "localhost"}, "--dask localhost: name its port, too"),
+        (Workers, {"dask": ""}, "--dask : name its port, too"),
+        (SearchSettings, {"excerpt_seconds": 0.1}, "--excerpt-seconds 0.1: must be at least 0.128"),
         (SearchSettings, {"folds": 1}, "--folds 1: must be at least 2"),
         (SearchSettings, {"repeats": 0}, "--repeats 0: must be at least 1"),
         (SearchSettings, {"max_excerpts": 0}, "--max-excerpts 0: must be at least 1"),
@@ -166,7 +170,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatc
         (("--data", "COURSE", "--out", "/proc/none"), "task1.py: /proc/none: No such file"),
         (("--data", "COURSE", "--excerpt-seconds", "0.01"), "--excerpt-seconds 0.01: must be at"),
         (("--data", "COURSE", "--excerpt-seconds", "nan"), "--excerpt-seconds nan: must be at"),
-        (("--data", "COURSE", "--excerpt-seconds", "inf"), "--excerpt-seconds inf: must be at"),
+        (("--data", "COURSE", "--excerpt-seconds", "inf"), "--excerpt-seconds inf: must be finite"),
     ],
 )
 def test_mistakes_on_the_command_line(

@@ -252,7 +252,7 @@ def test_vocals_are_separated_on_the_workers(
 
 def test_a_missing_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "CONNECT_S", 0.5)
-    for address in ("tcp://127.0.0.1:1", "nonsense://x", "127.0.0.1:1"):
+    for address in ("tcp://127.0.0.1:1", "nonsense://x:1", "tls://127.0.0.1:1", "127.0.0.1:1"):
         with pytest.raises(UserError, match=f"^--dask {address}: no scheduler answers there$"):
             ran(pid_and_square, Cluster(address, []))
 

@@ -11,7 +11,7 @@ from artistid.audio import cache
 from artistid.audio.cache import Entries
 from artistid.foundation.errors import UserError
 from artistid.models import crops
-from artistid.models.crops import Crops, MappedSongs, covering, n_per_epoch, random_crops
+from artistid.models.crops import Crops, MappedSongs, covering, frames_of, n_per_epoch, random_crops
 
 LENGTHS = np.array([25, 3, 10, 11])
 
@@ -77,6 +77,11 @@ def test_only_a_gpu_with_room_holds_the_songs(
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 1 << 40))
         songs = crops.open_songs(entries, "log_mel", torch.device("cuda"))
         assert (songs == "resident") == is_held
+
+
+def test_a_crop_of_any_length_is_at_most_the_longest_song(entries: list[Entries]) -> None:
+    songs = MappedSongs(entries, "log_mel")
+    assert frames_of(1e308, 62.5, songs) == LENGTHS.max()
 
 
 def test_a_lost_cache_entry_is_named(entries: list[Entries]) -> None:

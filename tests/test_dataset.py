@@ -46,6 +46,17 @@ def test_answers_label_test_files_by_number(tmp_path: Path) -> None:
     assert tests == {"002": "blur", "1": "abba"}
 
 
+def test_the_corpus_may_be_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "mine")
+    (tmp_path / "mine/test_ans.json").write_text('["abba", "blur"]')
+    monkeypatch.chdir(tmp_path / "mine/artist20")
+    corpus = read_corpus(Path())
+    assert corpus.name == "mine"
+    assert [track.artist for track in corpus.split("test")] == ["abba", "blur"]
+
+
 def test_answers_that_nothing_can_match_are_told(tmp_path: Path) -> None:
     make(tmp_path, tests=("002", "1"))
     (tmp_path / "test_ans.json").write_text('["abba", "nobody", "cher", "cher"]')

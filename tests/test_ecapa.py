@@ -65,6 +65,12 @@ def test_every_tensor_of_a_checkpoint_is_used(network: ecapa.ECAPA, tmp_path: Pa
             ecapa.load_checkpoint(tmp_path / "damaged.ckpt")
 
 
+def test_a_tensor_without_a_layer_is_of_another_model(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2, 2)}, tmp_path / "classifier.ckpt")
+    with pytest.raises(UserError, match=r"classifier\.ckpt: weights of another model"):
+        ecapa.load_checkpoint(tmp_path / "classifier.ckpt")
+
+
 @pytest.mark.parametrize("content", [CHECKPOINT.read_bytes()[:-100_000], b"text", b""])
 def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "damaged.ckpt"

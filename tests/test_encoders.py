@@ -44,9 +44,15 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def find(
-    encoder: str, weights: Path | None = None, layer: int = 2, precision: str = "fp32"
+    encoder: str, weights: Path | None = None, layer: int | None = None, precision: str = "fp32"
 ) -> Encoder:
+    layer = layer_of(weights) if layer is None else layer
     return registry.find(EncoderSettings(encoder, weights, layer), CPU, precision)
+
+
+def layer_of(weights: Path | None) -> int:
+    """The tiny MusicFM has layers 0 to 3."""
+    return 2 if weights else registry.DEFAULT_LAYER
 
 
 # --- excerpts of a song ------------------------------------------------------------------------
@@ -195,7 +201,8 @@ def test_device_and_size_decide_where_extraction_runs(
 ) -> None:
     own = weights if encoder == "musicfm" else None
     assert find(encoder, own).place == on_cpu
-    gpu = registry.find(EncoderSettings(encoder, own, 2), torch.device("cuda", 1), "fp32")
+    settings = EncoderSettings(encoder, own, layer_of(own))
+    gpu = registry.find(settings, torch.device("cuda", 1), "fp32")
     assert gpu.place == "threads"
     assert gpu.recipe.place == "threads"
     assert gpu.at_once > find(encoder, own).at_once
@@ -231,8 +238,7 @@ def test_whatever_changes_embeddings_changes_the_digest(weights: Path, tmp_path:
     torch.save(state, moved)
     digests.add(find("musicfm", moved).recipe.digest)
     assert len(digests) == 6
-    # musicnn has neither layers nor precisions
-    assert find("musicnn", layer=3, precision="bf16") == find("musicnn")
+    assert find("musicnn", precision="bf16") == find("musicnn")  # which is always fp32
 
 
 # --- which encoder -----------------------------------------------------------------------------
@@ -331,6 +337,8 @@ def test_wrong_files_are_named(weights: Path, fault: Callable[[Path], None], wor
         ("musicfm", False, 7, "--encoder musicfm: no weights found; python3 -m musicfm download"),
         ("musicfm", True, 4, "--layer 4: MusicFM has 0 to 3"),
         ("musicfm", True, -1, "--layer -1: must be at least 0"),
+        ("musicnn+ge2e", False, 3, "--layer 3: only musicfm has layers to choose from"),
+        ("auto", False, 3, "--layer 3: only musicfm has layers to choose from"),
         ("musicnn+ge2e", True, 7, "--weights .*: of which encoder.* those of musicnn and ge2e"),
         ("musicfm+ecapa", True, 7, "--weights .*: of which encoder.* musicfm or ecapa"),
         ("vggish", False, 7, "--encoder vggish: choose from auto, musicfm, ecapa, musicnn, ge2e"),

@@ -109,6 +109,12 @@ def test_a_remainder_of_half_an_excerpt_is_one_of_its_own(rng: Generator) -> Non
     assert len(features.song_features(chirp(rng, 1), SETTINGS).excerpts) == 1
 
 
+def test_an_excerpt_of_any_length_is_at_most_the_song(rng: Generator) -> None:
+    y = chirp(rng, 3)
+    made = features.song_features(y, FeatureSettings(excerpt_s=1e300))
+    np.testing.assert_array_equal(made.excerpts, made.song[np.newaxis])
+
+
 def test_names_match_columns() -> None:
     """Frequency and level of a pure tone determine the values of these columns."""
     frame_names = features.frame_feature_names(SETTINGS)

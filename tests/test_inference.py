@@ -295,6 +295,8 @@ def test_a_hostile_file_is_refused_and_does_not_run(copied: Any, task: str, tmp_
         ("task2", {"input": {"hops": 3}}, "the card does not fit the weights .ValueError: unknown"),
         ("task2", {"source": "drums"}, "listens to drums, which this version cannot provide"),
         ("task2", {"artists": ["a", "b"]}, "2 artists for a model of 4"),
+        ("task2", {"crop_frames": 0}, "damaged model card: crop_frames"),
+        ("task2", {"crop_frames": 10**30}, "damaged model card: crop_frames"),
         ("task2", {"input": {"n_mels": 64}}, "ValueError: input of width 64 for a network of 96"),
         ("task2", {"network": {"hidden": 3}}, "ValueError: input of width 128 for a network of 3"),
         ("task2", {"network": {"temporal": [3]}}, "does not fit the weights .RuntimeError"),

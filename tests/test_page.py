@@ -251,7 +251,9 @@ def test_tasks_on_the_corpus_of_the_latest_run_are_compared(tmp_path: Path) -> N
     assert "metrics_task2_baseline.json is left out: its corpus is new" in shown.text
 
 
-@pytest.mark.parametrize("contents", ['{"task": "task2", "corpus"', "[]", '{"task": "task2"}'])
+@pytest.mark.parametrize(
+    "contents", ['{"task": "task2", "corpus"', "[]", '{"task": "task2"}', 80_000 * "["]
+)
 def test_unrecognised_metrics_are_left_out(tmp_path: Path, contents: str) -> None:
     (tmp_path / "metrics_task2.json").write_text(contents)
     remark = "metrics_task2.json is left out: unrecognised metrics format"

@@ -107,13 +107,14 @@ def work(path):
 
 paths = [Path(sys.argv[1])] * 2
 for _ in range(2):
-    options = {"workers": parallel.Workers(2), "label": "x", "unit": "x"}
+    options = {"workers": parallel.Workers(-1), "label": "x", "unit": "x"}
     list(parallel.run(work, paths, **options))
     print(sorted(process.pid for process in active_children()))
 """
 
 
-def test_decoders_keep_quiet_in_workers_and_python_does_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cores", ["2", "1"])  # on one, this process works by itself
+def test_decoders_keep_quiet_in_workers_and_python_does_not(tmp_path: Path, cores: str) -> None:
     path = tmp_path / "song.mp3"
     write_audio(path, tone(440, 10))
     data = bytearray(path.read_bytes())
@@ -121,7 +122,7 @@ def test_decoders_keep_quiet_in_workers_and_python_does_not(tmp_path: Path) -> N
     path.write_bytes(data)
     (tmp_path / "run.py").write_text(DECODE_IN_WORKERS)
     command = [sys.executable, str(tmp_path / "run.py"), str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "LOKY_MAX_CPU_COUNT": cores}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "UserWarning: cannot be decoded: damaged stream" in done.stderr
     assert "mpg123" not in done.stderr

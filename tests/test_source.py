@@ -71,6 +71,12 @@ def test_a_rate_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "song.wav", RATE)
 
 
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 68])
+def test_a_rate_that_cannot_be_meant_is_refused_from_memory_too(rate: Any) -> None:
+    with pytest.raises(AudioError, match=rf"^damaged: its sample rate is {rate} Hz$"):
+        from_samples(tone(440, 1), rate, None)  # with a rate to convert to, soxr would hang
+
+
 def test_channels_that_cancel_each_other_are_silent(tmp_path: Path) -> None:
     left = tone(300, 1)
     soundfile.write(tmp_path / "song.wav", np.stack([left, -left], axis=1), RATE)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -103,8 +104,8 @@ class Shell:
         if ports:
             self._background.append(process)
             wait_until_started(process, ports[0])
-        elif process.wait():
-            raise subprocess.CalledProcessError(process.returncode, command)
+        elif status := wait_for(process):
+            raise subprocess.CalledProcessError(status, command)
         else:
             self.close()
 
@@ -112,8 +113,18 @@ class Shell:
         """End the background commands, the last one first."""
         while self._background:
             process = self._background.pop()
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait()
+
+
+def wait_for(process: "subprocess.Popen[bytes]") -> int:
+    """Its status at its end. Ctrl-C, which it does not get by itself, ends it, too."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGTERM)
+        raise
 
 
 def wait_until_started(process: "subprocess.Popen[bytes]", port: int | None) -> None:

@@ -132,7 +132,8 @@ def song_features(audio: Array, settings: FeatureSettings) -> SongFeatures:
     excerpts are left out. Raises AudioError if the audio is shorter than a frame.
     """
     frames = frame_features(audio, settings)
-    per_excerpt = max(1, round(settings.excerpt_s * settings.sample_rate / settings.hop))
+    wanted = settings.excerpt_s * settings.sample_rate / settings.hop
+    per_excerpt = max(1, round(min(wanted, len(frames))))
     n_excerpts = max(1, int(len(frames) / per_excerpt + 0.5))
     starts = np.arange(n_excerpts, dtype=np.intp) * per_excerpt
     excerpts = mean_and_std(frames, starts)

@@ -50,7 +50,7 @@ def _usable(audio: Audio, may_be_silent: bool = False) -> Audio:
         raise AudioError("contains samples that are not numbers (NaN or infinite)")
     if (peak := max(-lowest, highest)) > MAX_PEAK:
         raise AudioError(f"damaged: a sample of {peak:.0e}, where 1 is full scale")
-    if audio.sample_rate < MIN_RATE:
+    if not MIN_RATE <= audio.sample_rate < math.inf:
         raise AudioError(f"damaged: its sample rate is {audio.sample_rate} Hz")
     if not may_be_silent and highest - lowest < MIN_PEAK_TO_PEAK:
         mixed = " when mixed to mono" if audio.channels > 1 else ""

@@ -24,6 +24,8 @@ MAX_DIGITS = 10  # in the number of a test file
 
 def read_course(root: Path) -> Corpus:
     """The corpus whose lists are in `root`. Raises CorpusError with every problem found."""
+    if root.name in ("", ".."):  # ".": what lies beside it has no path otherwise
+        root = root.resolve()
     problems: list[str] = []
     train = _read_list(root, "train", problems)
     val = _read_list(root, "val", problems)

@@ -316,8 +316,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 def _own_name(name: str) -> str:
     """SpeechBrain wraps each layer once more: blocks.0.conv.conv.weight is blocks.0.conv.weight
     here."""
-    *outer, _, tensor = name.split(".")
-    return ".".join([*outer, tensor])
+    *outer, tensor = name.split(".")
+    return ".".join([*outer[:-1], tensor])
 
 
 def _settings_of(state: dict[str, Tensor]) -> ECAPASettings:

@@ -17,6 +17,7 @@ from artistid.foundation.errors import UserError, require_at_least
 ENCODERS = {module.ENTRY.name: module.ENTRY for module in (musicfm, ecapa, musicnn, ge2e)}
 WITHOUT_DOWNLOAD = "musicnn+ge2e"
 AUTO, PLUS = "auto", "+"
+DEFAULT_LAYER = 7  # of MusicFM
 
 AnyEncoder = Encoder | JointEncoder
 
@@ -36,7 +37,7 @@ class EncoderSettings:
         arg(metavar="FILE", help_behavior_hint="(default: where the download puts them)"),
     ] = None
     """Weights of MusicFM, with their statistics, X_stats.json, beside them, or of ECAPA-TDNN."""
-    layer: int = 7
+    layer: int = DEFAULT_LAYER
     """MusicFM layer that gives the embeddings, 0 to 12."""
 
     def __post_init__(self) -> None:
@@ -67,6 +68,8 @@ def find(settings: EncoderSettings, device: torch.device, precision: str) -> Any
             names = EncoderSettings(WITHOUT_DOWNLOAD).names
             words = "notice: no MusicFM weights found, using %s; %s"
             log.info(words, WITHOUT_DOWNLOAD, "python3 -m artistid.encoders lists the others")
+    if settings.layer != DEFAULT_LAYER and "musicfm" not in names:
+        raise UserError(f"--layer {settings.layer}: only musicfm has layers to choose from")
     weights = _weights_of(names, settings.weights)
     found = (ENCODERS[n].find(weights.get(n), settings.layer, device, precision) for n in names)
     return _joined(tuple(found))

@@ -79,7 +79,7 @@ def _connected(address: str) -> Iterator[Any]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, TypeError, ValueError, TimeoutError) as error:  # tls:// without a set-up, too
         raise UserError(f"--dask {address}: no scheduler answers there") from error
     with client:
         yield client

@@ -1,6 +1,7 @@
 """Where work runs: local processes or threads by joblib, this process, or a Dask cluster."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from multiprocessing import active_children, resource_tracker
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 from tyro.conf import arg
@@ -26,6 +27,7 @@ from artistid.foundation.errors import UserError
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 
 Place = Literal["processes", "threads", "here"]
+MAX_JOBS = 1024
 N_THREADS = 4  # that decode while a GPU computes
 
 Calls = Iterable[Any]  # of joblib: (function, arguments, options)
@@ -46,6 +48,10 @@ class Workers:
     def __post_init__(self) -> None:
         if self.jobs == 0:
             raise UserError("--jobs 0: use a number of processes, or -1 for one per core")
+        if self.jobs > MAX_JOBS:
+            raise UserError(f"--jobs {self.jobs}: must be at most {MAX_JOBS}")
+        if self.dask is not None and not re.search(r":\d+$", self.dask):
+            raise UserError(f"--dask {self.dask}: name its port, too, as in tcp://HOST:8786")
 
 
 def run(
@@ -77,7 +83,9 @@ def run(
         calls = (delayed(function)(item, *common) for item in items)
         results = _PLACES[place](calls, workers.jobs)
     total_s, begin = 0.0, time.perf_counter()
-    in_workers = bool(workers.dask) or (place == "processes" and workers.jobs != 1)
+    in_workers = bool(workers.dask) or (
+        place == "processes" and effective_n_jobs(workers.jobs) != 1
+    )
     with (
         nullcontext() if in_workers else progress.decoders_silenced(),
         progress.bar(total=len(items), desc=label, unit=unit) as bar,

@@ -126,8 +126,9 @@ def restored_members(card: ModelCard, path: Path) -> list[MemberCard]:
         members = [restored(MemberCard, values) for values in card.input["members"]]
         weights = [float(member.weight) for member in members]
         is_whole = all(isinstance(m.file, str) for m in members) and min(weights) >= 0
-        if not is_whole or abs(sum(weights) - 1) > 1e-6:
+        is_whole &= all(type(m.weight) in (int, float) for m in members)
+        if not is_whole or not abs(sum(weights) - 1) <= 1e-6:  # NaN is neither
             raise ValueError("members or their weights")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged model card: {first_line(error)}") from error
     return members

@@ -121,7 +121,7 @@ class MappedSongs:
 def frames_of(seconds: float, frames_per_second: float, songs: Songs) -> int:
     """Frames of a crop of so many seconds, but no more than the longest song has: a song that is
     shorter than the crop is heard again and again."""
-    return max(1, min(round(seconds * frames_per_second), int(songs.lengths.max())))
+    return max(1, round(min(seconds * frames_per_second, int(songs.lengths.max()))))
 
 
 class ResidentSongs:

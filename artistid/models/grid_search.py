@@ -56,7 +56,8 @@ class SearchSettings:
     """Predict test with the model trained on train alone."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, max_excerpts=1, folds=2, repeats=1)
+        one_frame_s = 0.128  # of task 1's features
+        require_at_least(self, excerpt_seconds=one_frame_s, max_excerpts=1, folds=2, repeats=1)
 
 
 # --- folds -------------------------------------------------------------------------------------

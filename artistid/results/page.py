@@ -112,7 +112,7 @@ def refresh(folder: Path) -> None:
             continue
         try:
             results.append(_read(path, task))
-        except (AttributeError, LookupError, TypeError, ValueError):
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
             remarks.append(f"{path.name} is left out: unrecognised metrics format")
     corpus = max(results, key=lambda result: result.modified).corpus if results else ""
     for result in results:
