@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,16 @@ def test_it_stops_at_the_first_failure(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "after").exists()
 
 
+def test_a_background_command_that_ends_by_itself_is_the_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_readme, "IN_BACKGROUND", {"false": None})
+    shell = run_readme.Shell(tmp_path, tmp_path)
+    with pytest.raises(subprocess.CalledProcessError, match="status 3"):
+        shell.run("false; exit 3")
+    shell.close()
+
+
 # --- the pages themselves ----------------------------------------------------------------------
 
 
@@ -108,6 +119,16 @@ def test_every_file_named_in_the_documentation_exists() -> None:
     named = set(re.findall(r"`((?:artistid|tests|tools|benchmarks|docs)/[\w/.]+)`", text))
     assert len(named) > 10
     assert sorted(name for name in named if not (PROJECT / name).exists()) == []
+
+
+def test_the_cost_of_mistakes_is_as_measured() -> None:
+    measured = (PROJECT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    text = (PROJECT / "docs/design.md").read_text(encoding="utf-8")
+    table = text.partition("## Mistakes ruled out")[2].partition("##")[0]
+    scores = re.findall(r"\| (0\.\d+) / (0\.\d+) ", table)
+    assert len(scores) == 8
+    for top1, top3 in scores:
+        assert re.search(rf"\| {top1} \([^|]*\| {top3} \(", measured)
 
 
 def test_the_readme_is_short() -> None:
