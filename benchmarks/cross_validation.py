@@ -34,6 +34,7 @@ from artistid.dataset.corpus import Track
 from artistid.dataset.read import read_corpus
 from artistid.encoders import musicnn, registry
 from artistid.foundation import progress
+from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.metrics import Labels, Posteriors
 from artistid.models.classical import SongClassifier, as_songs, families
@@ -70,6 +71,9 @@ class Settings:
     """Times that the folds are drawn, with other seeds."""
     folds_of: tuple[FoldsOf, ...] = ("albums",)
     """albums: of songs, too, where an artist has one album."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, folds=2, repeats=1)
 
 
 # --- songs -------------------------------------------------------------------------------------
@@ -236,8 +240,10 @@ def score(
 def measure(settings: Settings) -> Measured:
     tracks, labels = known_tracks(settings.data)
     rows = [["model", "folds of", "epochs", "top-1", "top-3", "seconds per training"]]
+    drawn: dict[str, None] = {}
     for of, model in product(settings.folds_of, settings.models):
         draws = draw_folds(tracks, settings.folds, settings.repeats, of)
+        drawn[draws[0].description.partition(", ")[0]] = None
         has_epochs = model in ("small", "large", "MLP")
         for epochs in (settings.epochs or (None,)) if has_epochs else (None,):
             begin = time.perf_counter()
@@ -250,14 +256,12 @@ def measure(settings: Settings) -> Measured:
             n_trainings = sum(len(folds.pairs) for folds in draws)
             rows.append([model, of, str(epochs or ""), *scores, brief(seconds / n_trainings)])
             print("  ".join(rows[-1]), file=sys.stderr, flush=True)  # it takes long
-    of_mlp = f" --encoder {settings.encoder}" if "MLP" in settings.models else ""
     return Measured(
         "Cross-validation",
-        f"python3 -m benchmarks.cross_validation --data {settings.data} "
-        f"--models {' '.join(settings.models)} --folds {settings.folds} "
-        f"--repeats {settings.repeats} --folds-of {' '.join(settings.folds_of)}{of_mlp}",
-        f"{len(tracks)} songs of train and val in {settings.folds} folds, drawn {settings.repeats} "
-        "times: mean (minimum to maximum). Seconds include the features, once.",
+        measured.command_of("benchmarks.cross_validation", settings),
+        f"{len(tracks)} songs of train and val in {' and '.join(drawn)}, drawn "
+        f"{settings.repeats} time(s): mean (minimum to maximum). Seconds include the features, "
+        "once.",
         rows,
     )
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from artistid.encoders import ecapa
 from artistid.foundation import progress
+from artistid.foundation.errors import require_at_least
 from benchmarks import measured
 from benchmarks.measured import Measured, brief, seconds_of, spread
 
@@ -35,6 +36,9 @@ class Settings:
     """Excerpts at a time."""
     rounds: int = 7
     """Times that each is run."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, rounds=1)
 
 
 def official(weights: Path) -> Embed:
@@ -87,7 +91,7 @@ def measure(settings: Settings) -> Measured:
             rows.append([*row, spread(faster[name]), f"{cosine:.6f}"])
     return Measured(
         "ECAPA-TDNN",
-        "python3 -m benchmarks.ecapa",
+        measured.command_of("benchmarks.ecapa", settings),
         f"Excerpts of {ecapa.EXCERPT_S} s on the CPU, {torch.get_num_threads()} threads, random "
         f"weights of full size, median of {settings.rounds} rounds. Relative to SpeechBrain: "
         "speed, and the lowest cosine similarity of an embedding.",

@@ -18,6 +18,7 @@ from artistid.audio import source
 from artistid.audio.features import FeatureSettings, frame_feature_names, song_features
 from artistid.dataset.read import read_corpus
 from artistid.foundation import progress
+from artistid.foundation.errors import require_at_least
 from benchmarks import measured
 from benchmarks.measured import GAMEMUSIC, Measured, Ratio, brief, seconds_of
 
@@ -37,6 +38,9 @@ class Settings:
     """Training songs to use."""
     rounds: int = 5
     """Times that every song is processed."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, songs=1, rounds=1)
 
 
 def ours(path: Path) -> None:
@@ -84,7 +88,7 @@ def measure(settings: Settings) -> Measured:
     ratios = [theirs / ours for ours, theirs in zip(rounds[OURS], rounds[LIBROSA], strict=True)]
     return Measured(
         "Features",
-        f"python3 -m benchmarks.features --data {settings.data}",
+        measured.command_of("benchmarks.features", settings),
         f"{len(paths)} songs, {audio_s:,.0f} s of audio, one thread, median of {settings.rounds} "
         "rounds. librosa computes the same features except the log-mel bands, and its time does "
         "not include decoding.",

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +59,17 @@ class Measured:
             rows = [[ratio.what, ratio.median, ratio.spread] for ratio in self.ratios]
             parts.append(markdown([["", "ratio", "from, to"], *rows]))
         return "\n\n".join(parts)
+
+
+def command_of(module: str, settings: Any) -> str:
+    """The command that measures with `settings`: the data, and what differs from the defaults."""
+    words = [f"python3 -m {module}"]
+    for option in fields(settings):
+        value = getattr(settings, option.name)
+        if option.name == "data" or (value != option.default and option.name != "cache"):
+            several = value if isinstance(value, tuple) else (value,)
+            words += [f"--{option.name.replace('_', '-')}", *map(str, several)]
+    return " ".join(words)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from artistid.dataset.demo import ensure_demo_corpus
 from artistid.experiment import DEMO
+from artistid.foundation.errors import require_at_least
 from artistid.models.classical import SongClassifier
 from artistid.models.grid_search import Candidate
 from benchmarks import measured
@@ -43,6 +44,9 @@ class Settings:
     """The corpus."""
     repeats: int = 3
     """Times that the folds are drawn."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, repeats=1)
 
 
 class UnscaledLater(SongClassifier):
@@ -103,7 +107,7 @@ def measure(settings: Settings) -> Measured:
     header = ["mistake", "model", "right: top-1", "top-3", "wrong: top-1", "top-3"]
     return Measured(
         "Mistakes",
-        f"python3 -m benchmarks.mistakes --data {settings.data}",
+        measured.command_of("benchmarks.mistakes", settings),
         f"Cross-validation over train and val together in {N_FOLDS} folds, drawn "
         f"{settings.repeats} times: mean (minimum to maximum). The last mistake inflates the "
         "scores; the others lower them.",

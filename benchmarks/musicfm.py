@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from artistid.foundation import progress
+from artistid.foundation.errors import require_at_least
 from benchmarks import measured
 from benchmarks.measured import Measured, brief, seconds_of, spread
 from musicfm import MusicFMConfig, load_checkpoint
@@ -49,6 +50,9 @@ class Settings:
     """Times that each model is run."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to compute."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, rounds=1)
 
 
 def ours(weights: Path, config: MusicFMConfig, device: str, dtype: torch.dtype) -> Model:
@@ -158,9 +162,10 @@ def measure(settings: Settings, config: MusicFMConfig = OFFICIAL) -> Measured:
         for seconds in settings.seconds:
             audio = noise(seconds).to(device)
             rows += compare(models, audio, settings.layer, settings.rounds)
+    named = Path("CHECKOUT") if settings.official else None
     return Measured(
         "MusicFM",
-        "python3 -m benchmarks.musicfm" + (" --official CHECKOUT" if settings.official else ""),
+        measured.command_of("benchmarks.musicfm", replace(settings, official=named)),
         f"On {device}, {torch.get_num_threads()} threads, with "
         f"{settings.weights.name if settings.weights else 'random weights of full size'}, median "
         f"of {settings.rounds} rounds. Relative to {next(iter(models))}: speed, cosine similarity "

@@ -20,6 +20,7 @@ from artistid.audio.extraction import extract
 from artistid.dataset.corpus import Corpus, Track
 from artistid.dataset.read import read_corpus
 from artistid.foundation import progress
+from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.models.crops import frames_of, open_songs
 from artistid.models.devices import Devices
@@ -55,6 +56,9 @@ class Settings:
     """Epochs of every training; by default those of task 2."""
     cache: Path = DEFAULT_CACHE
     """Folder for log-mels."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, seeds=1)
 
 
 def log_mels(corpus: Corpus, settings: Settings) -> EntriesOf:
@@ -121,8 +125,7 @@ def measure(settings: Settings) -> Measured:
         rows.append([source, heard, f"{val1:.3f}/{val3:.3f}", f"{test1:.3f}/{test3:.3f}"])
     return Measured(
         "Mix, vocals, or both",
-        f"python3 -m benchmarks.sources --data {settings.data} --vocals {settings.vocals} "
-        f"--train-on {' '.join(settings.train_on)} --seeds {settings.seeds}",
+        measured.command_of("benchmarks.sources", settings),
         f"Top-1/top-3 of {len(val)} songs of val and {len(test)} of test, mean of "
         f"{settings.seeds} networks ({settings.size}).",
         rows,

@@ -28,6 +28,7 @@ from artistid.audio.extraction import Recipe, extract
 from artistid.dataset.corpus import Corpus, Track
 from artistid.dataset.read import read_corpus
 from artistid.encoders import registry
+from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.metrics import Labels, Posteriors
 from artistid.models.card import ModelCard
@@ -52,6 +53,9 @@ class Settings:
     """Epochs of the networks; by default those of the tasks."""
     cache: Path = DEFAULT_CACHE
     """Folder for what is extracted."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, draws=1)
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ def measure(settings: Settings) -> Measured:
         rows.append([*row, f"{np.mean(caught):.3f}"])
     return Measured(
         "Unknown artists",
-        f"python3 -m benchmarks.strangers --data {settings.data} --draws {settings.draws}",
+        measured.command_of("benchmarks.strangers", settings),
         f"A quarter of {len(corpus.artists)} artists left out, {settings.draws} draws: mean. "
         "Strangers caught: share of their songs whose score lies below what 95% of the known "
         "artists' songs reach.",

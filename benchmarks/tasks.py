@@ -37,6 +37,7 @@ from artistid.audio.extraction import extract
 from artistid.audio.melspec import LogMel, MelSettings
 from artistid.dataset.read import read_corpus
 from artistid.foundation import progress
+from artistid.foundation.errors import require_at_least
 from artistid.foundation.parallel import Workers
 from artistid.metrics import labels_of
 from artistid.models.crops import MappedSongs, frames_of
@@ -74,6 +75,9 @@ class Settings:
     """The corpus."""
     rounds: int = 3
     """Times that each task is run."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, rounds=1)
 
 
 # --- the usual ways ----------------------------------------------------------------------------
@@ -203,7 +207,7 @@ def measure(settings: Settings) -> Measured:
         ratios.append(Ratio(f"{task}: {slow} / {fast}", [a / b for a, b in pairs]))
     return Measured(
         "Whole tasks",
-        f"python3 -m benchmarks.tasks --data {settings.data}",
+        measured.command_of("benchmarks.tasks", settings),
         f"Default settings, imports included, median of {settings.rounds} rounds. The homework of "
         "task 2 is one epoch, multiplied by the number of ours. Neither homework validates or is "
         "trained again on train and val, as our tasks do.",

@@ -54,6 +54,20 @@ def test_a_table_is_markdown() -> None:
     assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 
+def test_the_command_repeats_the_measurement() -> None:
+    settings = cross_validation.Settings(models=("small",), epochs=(5, 10), folds_of=("songs",))
+    assert measured.command_of("x", settings) == (
+        "python3 -m x --data gamemusic --models small --epochs 5 10 --folds-of songs"
+    )
+    assert measured.command_of("x", growth.Settings()) == "python3 -m x"
+
+
+@pytest.mark.parametrize("module", [features, tasks, musicfm])
+def test_nothing_is_measured_zero_times(module: Any) -> None:
+    with pytest.raises(UserError, match="--rounds 0: must be at least 1"):
+        module.Settings(rounds=0)
+
+
 def test_the_file_has_each_measurement_with_its_command_and_ratios(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
