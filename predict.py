@@ -20,7 +20,7 @@ from artistid.audio.decode import AudioError
 from artistid.dataset.finding import find_songs
 from artistid.foundation import progress
 from artistid.foundation.errors import UserError, printable
-from artistid.foundation.files import write_all
+from artistid.foundation.files import require_ordinary, write_all
 from artistid.models.devices import DeviceName
 from artistid.results import figures, predictions
 from artistid.vocals.heard import SeparatorFile, VocalsFolder, require_one
@@ -70,9 +70,8 @@ class Settings:
         if not self.songs:
             raise UserError("which songs? Name files, folders or patterns (see --help)")
         require_one(self.vocals, self.separator)
-        for file in (self.json, self.csv):
-            if file and file.exists() and not file.is_file():
-                raise UserError(f"{printable(file)}: is no ordinary file; name another one")
+        for file in filter(None, (self.json, self.csv)):
+            require_ordinary(file)
 
 
 def main(settings: Settings) -> None:

@@ -16,7 +16,6 @@ from artistid.audio.cache import Entries, content_digest
 from artistid.audio.extraction import Recipe, extract, require_usable
 from artistid.cli import DataSettings
 from artistid.dataset.corpus import SPLITS, Corpus, Split, Track, listing
-from artistid.dataset.course import read_course
 from artistid.dataset.demo import ensure_demo_corpus, is_demo_corpus
 from artistid.dataset.library import LibrarySettings, split_lists
 from artistid.dataset.read import read_corpus
@@ -190,8 +189,6 @@ def _choose_corpus(
             print(f"no {COURSE / 'artist20'} and no --data: using the demo corpus, {DEMO}")
     if folder.resolve() == DEMO.resolve():
         ensure_demo_corpus(DEMO, jobs=workers.jobs)
-    if folder is COURSE:  # and no library, whatever else is there
-        return read_course(COURSE / "artist20"), False
     corpus = read_corpus(folder, data.seed, library)
     if not is_demo_corpus(folder):
         return corpus, False

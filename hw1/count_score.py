@@ -55,7 +55,6 @@ def count(answers: list[str], predictions: dict[str, list[str]]) -> tuple[int, i
     """Numbers of top-1 and top-3 hits, and what is wrong with the predictions."""
     top1 = top3 = 0
     problems = []
-    missing = set(range(len(answers)))
     keys: dict[int, str] = {}
     for key, ranked in predictions.items():
         try:
@@ -66,7 +65,6 @@ def count(answers: list[str], predictions: dict[str, list[str]]) -> tuple[int, i
             problems.append(f"key {key!r} is not a number from 1 to {len(answers)}: ignored")
             continue
         number = index % len(answers) + 1
-        missing.discard(number - 1)
         if number in keys:
             problems.append(f"keys {keys[number]!r} and {key!r} are both song {number}: both count")
         keys[number] = key
@@ -75,8 +73,9 @@ def count(answers: list[str], predictions: dict[str, list[str]]) -> tuple[int, i
         if isinstance(ranked, list):
             top1 += answer in ranked[:1]
             top3 += answer in ranked[:3]
+    missing = sorted(set(range(1, len(answers) + 1)) - keys.keys())
     if missing:
-        numbers = ", ".join(f"{index + 1:03d}" for index in sorted(missing))
+        numbers = ", ".join(f"{number:03d}" for number in missing)
         problems.append(f"no prediction for {len(missing)} of {len(answers)} songs: {numbers}")
     return top1, top3, problems
 

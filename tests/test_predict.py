@@ -185,6 +185,7 @@ def test_songs_of_one_name_have_timelines_of_their_own(
             "not a model; their names end in .skops, .safetensors or .json",
         ),
         (["SONG", "--model", "CNN", "--device", "mps"], "--device mps: not available to this"),
+        (["SONG", "--json", "/"], "/: is no ordinary file; name another one"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(

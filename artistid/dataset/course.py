@@ -19,8 +19,6 @@ from artistid.dataset.corpus import (
 )
 from artistid.dataset.finding import audio_files
 
-MAX_DIGITS = 10  # in the number of a test file
-
 
 def read_course(root: Path) -> Corpus:
     """The corpus whose lists are in `root`. Raises CorpusError with every problem found."""
@@ -82,14 +80,15 @@ def _read_test(root: Path, problems: list[str], warnings: list[str]) -> list[Tra
     """The test tracks, with artists where there are answers; these are optional."""
     folder = root / "test"
     files = audio_files(folder, follow_links=True).files if folder.is_dir() else []
-    for name, count in Counter(_named(_number(f.stem)) or f.stem for f in files).items():
+    numbers = {file: _number(file.stem) for file in files}
+    for name, count in Counter(_named(n) or file.stem for file, n in numbers.items()).items():
         if count > 1:
             problems.append(f"{folder}: {count} files are called {name}; predictions need one each")
     answers_file = root.parent / "test_ans.json"
     answers = read_strings(answers_file, problems) if files and answers_file.exists() else []
     tracks = []
-    for file in files:
-        artist, number = None, _number(file.stem)
+    for file, number in numbers.items():
+        artist = None
         if 1 <= number <= len(answers):
             artist = answers[number - 1]
         elif answers:
@@ -97,20 +96,19 @@ def _read_test(root: Path, problems: list[str], warnings: list[str]) -> list[Tra
                 f"{answers_file}: {len(answers)} answers, none for test file {file.stem}"
             )
         tracks.append(Track(file, file.stem, "test", artist))
-    missing = sorted(set(range(1, len(answers) + 1)) - {_number(file.stem) for file in files})
+    missing = sorted(set(range(1, len(answers) + 1)) - set(numbers.values()))
     if missing:
-        numbers = listing([_named(number) for number in missing], 10)
+        names = listing([_named(number) for number in missing], 10)
         warnings.append(
             f"{answers_file.name} has answers to {len(missing)} songs that are not in "
-            f"{folder.name}/ ({numbers}): count_score.py counts them as wrong"
+            f"{folder.name}/ ({names}): count_score.py counts them as wrong"
         )
     return tracks
 
 
 def _number(stem: str) -> int:
     """Of a test file; 0: it has none."""
-    is_number = stem.isascii() and stem.isdigit() and len(stem) < MAX_DIGITS
-    return int(stem) if is_number else 0
+    return int(stem) if stem.isascii() and stem.isdigit() else 0
 
 
 def _named(number: int) -> str:

@@ -21,7 +21,8 @@ def read_corpus(folder: Path, seed: int = 0, settings: LibrarySettings = _DEFAUL
     """
     if not folder.is_dir():
         raise CorpusError(f"{printable(folder)}: no such folder; name one with --data")
-    for root in (folder / "artist20", folder):
-        if any((root / name).exists() for name in ("train.json", "val.json", "train_val")):
-            return read_course(root)
+    if (folder / "artist20").exists():  # no library, whatever else is there
+        return read_course(folder / "artist20")
+    if any((folder / name).exists() for name in ("train.json", "val.json", "train_val")):
+        return read_course(folder)
     return read_library(folder, settings, seed)

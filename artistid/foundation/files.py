@@ -33,15 +33,21 @@ def remove_stale(folder: Path) -> None:
                 path.unlink()
 
 
+def require_ordinary(path: Path) -> None:
+    """Raise OSError if something is at `path` that is no file: a folder, or a device, which must
+    stay one."""
+    if path.exists() and not path.is_file():
+        number = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(number, "is no ordinary file; name another one", str(path))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
     The folder is created if necessary. After an error, `path` is unchanged and nothing is left.
     """
-    if path.exists() and not path.is_file():  # a folder, or a device, which must stay one
-        number = errno.EISDIR if path.is_dir() else errno.EINVAL
-        raise OSError(number, "is no ordinary file", str(path))
+    require_ordinary(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
     # with the same suffix: writers such as matplotlib choose the format by it

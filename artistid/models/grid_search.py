@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from tyro.conf import arg
 
 from artistid import metrics
+from artistid.audio.features import FeatureSettings
 from artistid.dataset.corpus import Track
 from artistid.foundation import parallel
 from artistid.foundation.errors import UserError, require_at_least
@@ -56,8 +57,8 @@ class SearchSettings:
     """Predict test with the model trained on train alone."""
 
     def __post_init__(self) -> None:
-        one_frame_s = 0.128  # of task 1's features
-        require_at_least(self, excerpt_seconds=one_frame_s, max_excerpts=1, folds=2, repeats=1)
+        FeatureSettings(excerpt_s=self.excerpt_seconds)  # checks it
+        require_at_least(self, max_excerpts=1, folds=2, repeats=1)
 
 
 # --- folds -------------------------------------------------------------------------------------

@@ -91,13 +91,13 @@ def find_voices(
     Raises UnusableFilesError, without `skip_bad`, with all songs that are broken or have no vocals:
     those that are broken before anything is separated."""
     separator = None
-    if not settings.vocals:
-        from artistid.vocals import htdemucs  # loads torch
-
-        separator = htdemucs.find(settings.separator)
     given: Mapping[Path, Path] = {}
     if settings.vocals:
         given = find_stems([track.path for track in tracks], settings.vocals)
+    else:
+        from artistid.vocals import htdemucs  # loads torch
+
+        separator = htdemucs.find(settings.separator)
     mixes = extract(tracks, levels.recipe(), cache, workers)
     refused = dict(mixes.refused)
     seconds = {track.path: len(levels.load(entry)) for track, entry in mixes.entries.items()}

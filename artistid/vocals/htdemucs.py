@@ -69,12 +69,20 @@ class Separator:
         return self.separate(audio)
 
     def separate(self, audio: Audio) -> Audio:
-        """The vocals, mono, of (samples,) or (samples, channels) at any rate, which they keep."""
-        with _ONE_AT_A_TIME:
-            network, device = _loaded(self.weights)
+        """The vocals, mono, of (samples,) or (samples, channels) at any rate, which they keep.
+
+        Raises UserError if the GPU has too little memory."""
         stereo = _two_channels(audio.samples.reshape(len(audio.samples), -1))
-        mix = at_rate(replace(audio, samples=stereo), int(network.samplerate))
-        vocals = replace(mix, samples=_separated(mix.samples, network, device))
+        try:
+            with _ONE_AT_A_TIME:
+                network, device = _loaded(self.weights)
+            mix = at_rate(replace(audio, samples=stereo), int(network.samplerate))
+            vocals = replace(mix, samples=_separated(mix.samples, network, device))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "out of GPU memory while vocals are separated: end what else uses the GPU, or set "
+                "CUDA_VISIBLE_DEVICES to nothing to separate on the CPU (finished songs are kept)"
+            ) from error
         return at_rate(vocals, audio.sample_rate)
 
 
@@ -170,17 +178,11 @@ def _apply(network: Any, mix: Tensor, device: torch.device, bar: "tqdm[Any]") ->
         if state["state"] == "end":
             bar.update(min(seconds, bar.total - bar.n))
 
-    try:
-        with _ONE_AT_A_TIME, torch.inference_mode():
-            stems: Tensor = apply_model(
-                network, mix[None], shifts=0, overlap=OVERLAP, device=device, callback=finished
-            )[0]
-        return stems[network.sources.index("vocals")].cpu()
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "out of GPU memory while vocals are separated: end what else uses the GPU, or set "
-            "CUDA_VISIBLE_DEVICES to nothing to separate on the CPU (finished songs are kept)"
-        ) from error
+    with _ONE_AT_A_TIME, torch.inference_mode():
+        stems: Tensor = apply_model(
+            network, mix[None], shifts=0, overlap=OVERLAP, device=device, callback=finished
+        )[0]
+    return stems[network.sources.index("vocals")].cpu()
 
 
 def _two_channels(block: Samples) -> NDArray[np.float32]:
